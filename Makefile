@@ -1,0 +1,39 @@
+# The commands of the README. Each needs only `make install`, which it runs by itself when something changed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint ui clean
+
+help:  ## Show these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+
+install: .venv/installed  ## Create .venv with everything pinned in constraints.txt
+
+.venv/installed: pyproject.toml constraints.txt
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --clear --python $(PYTHON) .venv && \
+	  UV_BUILD_CONSTRAINT=constraints.txt uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
+	else \
+	  $(PYTHON) -m venv --clear .venv && \
+	  PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	fi
+	@touch $@
+
+demo: install  ## Run the whole story on a simulated energy company (under 5 minutes)
+	@$(BIN)/lakehouse quickstart
+
+ui: install  ## Open Dagster and MLflow on 127.0.0.1
+	@$(BIN)/lakehouse ui
+
+test: install  ## Run the test suite
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: install  ## Check style, types and who imports whom
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean:  ## Remove the environment and all state
+	rm -rf .venv .lakehouse

@@ -1,0 +1,1 @@
+"""An open lakehouse for forecasting and machine learning on Dagster; Dagster loads `definitions`, people use `cli`."""

@@ -1,0 +1,120 @@
+"""Every environment variable that the project reads, with its type, default and meaning, in one class.
+
+Nothing else in the package reads the environment. `lakehouse settings` prints what is in force.
+"""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from dagster import DefaultScheduleStatus, DefaultSensorStatus
+
+
+class SettingsError(ValueError):
+    """A setting has a wrong value; the message is one line a setting, for the person who set it."""
+
+
+class Settings(BaseSettings):
+    """Settings of this process, read from `LAKEHOUSE_*` variables."""
+
+    model_config = SettingsConfigDict(env_prefix="LAKEHOUSE_", extra="ignore", frozen=True)
+
+    home: Path = Field(Path(".lakehouse"), description="Folder of all state; deleting it is a full reset.")
+    lake: str | None = Field(
+        None, description="Root URI of the Delta tables; by default the folder `lake` in the home."
+    )
+    mlflow_uri: str | None = Field(
+        None, description="MLflow tracking URI; by default the SQLite file `mlflow.db` in the home."
+    )
+    data: Path = Field(Path("../shared/data"), description="Folder that the globs of source declarations start from.")
+    config: Path | None = Field(
+        None,
+        description="Source declaration in force; by default `landing/source.yaml` in the home, else the simulator's.",
+    )
+    env: Literal["local", "production"] = Field(
+        "local", description="Environment; schedules and sensors start by themselves only where they declare it."
+    )
+    seed: int = Field(20260101, ge=0, description="Seed of training, of resampling and of the simulator.")
+    host: str = Field("127.0.0.1", description="Address that the servers of `lakehouse ui` bind to.")
+    dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster web UI.")
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="Port of the MLflow UI.")
+
+    @field_validator("home", "data")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        # Dagster changes the working directory of the processes that it starts; a relative folder would move with it.
+        return value.expanduser().resolve()
+
+    @field_validator("home")
+    @classmethod
+    def _readable(cls, value: Path) -> Path:
+        # deltalake hands out the paths of data files in URL encoding, and polars then does not find them.
+        if re.search(r'[\s"<>`#?{}%]|[^\x00-\x7f]', str(value)):
+            raise ValueError("tables cannot be read below a path with spaces, # ? % or letters beyond ASCII")
+        return value
+
+    @property
+    def lake_uri(self) -> str:
+        """Root URI of the Delta tables."""
+        return self.lake or str(self.home / "lake")
+
+    @property
+    def landing(self) -> Path:
+        """Folder of landing files, of the declaration in force and of files set aside."""
+        return self.home / "landing"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Folder of the Dagster instance (DAGSTER_HOME)."""
+        return self.home / "dagster"
+
+    @property
+    def mlflow_tracking_uri(self) -> str:
+        """URI of the MLflow tracking store and registry."""
+        return self.mlflow_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifact_root(self) -> Path:
+        """Folder of MLflow artifacts, for experiments on the default store."""
+        return self.home / "mlartifacts"
+
+    @property
+    def declaration_path(self) -> Path:
+        """The source declaration in force; it need not exist."""
+        return self.config or self.landing / "source.yaml"
+
+    def schedule_status(self, *environments: str) -> "DefaultScheduleStatus":
+        """Whether a schedule that declares these environments starts by itself in this one."""
+        from dagster import DefaultScheduleStatus
+
+        return DefaultScheduleStatus.RUNNING if self.env in environments else DefaultScheduleStatus.STOPPED
+
+    def sensor_status(self, *environments: str) -> "DefaultSensorStatus":
+        """Whether a sensor that declares these environments starts by itself in this one."""
+        from dagster import DefaultSensorStatus
+
+        return DefaultSensorStatus.RUNNING if self.env in environments else DefaultSensorStatus.STOPPED
+
+
+def read_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: a value is wrong; one line a value, with the variable's name.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"LAKEHOUSE_{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("; ".join(lines)) from None
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return read_settings()
