@@ -1,0 +1,1 @@
+"""Where rows come from: declarations of files, reading and landing them, and a simulator of the same form."""
