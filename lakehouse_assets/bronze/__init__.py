@@ -1,0 +1,1 @@
+"""Tables of landed rows, exactly as they came."""

@@ -1,0 +1,1 @@
+"""Tables on a gapless grid, for models and for people."""

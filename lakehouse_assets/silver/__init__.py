@@ -1,0 +1,1 @@
+"""Tables of typed, deduplicated, judged rows, and the quarantine beside them."""
