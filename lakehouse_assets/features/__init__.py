@@ -1,0 +1,1 @@
+"""Feature sets: what is known at the issue time, and nothing else."""

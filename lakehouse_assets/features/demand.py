@@ -1,0 +1,460 @@
+"""The feature set of demand forecasts: one row per issue time, series and hour of the horizon.
+
+Everything in a row was known at its issue time: an hour's value counts when its interval has ended and the publication
+delay has passed, and late hours count with what stood in for them on time. `value` is the target, and no feature. A row
+landed for month m changes rows of m, of m+1 (trailing statistics) and, through the horizon, the last ones of m-1.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+import dataframely as dy
+import numpy as np
+import polars as pl
+
+from lakehouse_assets.bronze import demand as bronze
+from lakehouse_assets.gold import demand_hourly as gold
+from lakehouse_assets.lake.resource import LakeResource
+from lakehouse_assets.lake.table_asset import (
+    ContractClass,
+    contract_check,
+    delta_asset,
+    extended,
+    lineage,
+    months_of_run,
+    table_key,
+)
+from lakehouse_assets.ml.definition import Schedules
+from lakehouse_assets.settings import get_settings
+from lakehouse_assets.sources.declaration import PUBLISHED_FORECAST, Declaration, active_declaration
+from lakehouse_assets.sources.partitions import MONTHS
+from lakehouse_assets.sources.series import series_table
+
+KEY = table_key(__name__)
+
+
+def _schedules(declaration: Declaration) -> Schedules:
+    """A forecast half an hour after each issue time, when its rows have been landed and refined; the rest after it."""
+    hour, minute = (int(part) for part in declaration.issue_time.split(":"))
+
+    def cron(minutes_after: int, days: str) -> str:
+        at = (hour * 60 + minute + minutes_after) % 1440
+        return f"{at % 60} {at // 60} {days}"
+
+    return Schedules(
+        predict=cron(30, "* * *"),
+        monitor=cron(60, "* * 1"),
+        retrain=cron(120, "1 * *"),
+        time_zone=declaration.issue_time_zone or declaration.time_zone,
+    )
+
+
+# When models on this feature set run: its issue time is the declaration's.
+SCHEDULES = _schedules(active_declaration())
+
+HOUR = timedelta(hours=1)
+WARM_UP = timedelta(days=28)  # history that a series needs before its first issue time
+LAGS = tuple(range(24, 337, 24))
+LAST = (1, 2, 3, 6)
+ERROR_LAGS, FORECAST_LAGS, ERROR_LAST = (24, 48, 168), (24, 168), (1, 2, 3)
+MEANS = (24, 168, 672)
+
+
+class FeaturesDemand(dy.Schema):
+    """An hour that is forecast at an issue time; lags, statistics and covariates come on top, see `contract`."""
+
+    issued_at = dy.Datetime(primary_key=True, time_zone="UTC", description="When the forecast is made (UTC).")
+    series_id = dy.String(primary_key=True, description="Series.")
+    ts = dy.Datetime(primary_key=True, time_zone="UTC", description="Start of the hour that is forecast (UTC).")
+    series_group = dy.String(
+        nullable=True, description="Group of the series, from the table of the series; no feature."
+    )
+    horizon = dy.Int16(min=0, description="Whole hours from the issue time to `ts`.")
+    value = dy.Float64(
+        nullable=True, description="Target: the value where it was reported good; null if pending, missing or imputed."
+    )
+    known_at = dy.Datetime(
+        nullable=True, time_zone="UTC", description="When the target was known (UTC); null if it is not."
+    )
+    hour = dy.Float32(min=0, max=23, description="Hour of day, in the series' local time.")
+    day_of_week = dy.Float32(min=1, max=7, description="Day of week from Monday = 1, in the series' local time.")
+    season_sin = dy.Float32(min=-1, max=1, description="Sine of the local day of the year as an angle.")
+    season_cos = dy.Float32(min=-1, max=1, description="Cosine of the local day of the year as an angle.")
+    is_holiday = dy.Float32(min=0, max=1, description="1 on a public holiday of the series' calendar.")
+    is_day_before_holiday = dy.Float32(min=0, max=1, description="1 on the day before a public holiday.")
+    is_day_after_holiday = dy.Float32(min=0, max=1, description="1 on the day after a public holiday.")
+    month = dy.Date(description="First day of the UTC month of `issued_at`: the partition.")
+
+
+def _descriptions(declaration: Declaration) -> dict[str, str]:
+    """The features beside key, target and calendar, each with its description."""
+    known = "Null where that was not yet known at the issue time."
+    found = {f"lag_{k}h": f"Known value {k} hours before `ts`. {known}" for k in LAGS}
+    found |= {f"last_{k}h": f"Known value of the {_nth(k)} last hour known at the issue time." for k in LAST}
+    found |= {f"mean_{k}h": f"Mean of the last {k} known hours at the issue time." for k in MEANS}
+    found["std_168h"] = "Standard deviation of the last 168 known hours at the issue time."
+    found["min_24h"] = "Least of the last 24 known hours at the issue time."
+    found["max_24h"] = "Greatest of the last 24 known hours at the issue time."
+    if declaration.has_published_forecast:
+        found[PUBLISHED_FORECAST] = "Published forecast for `ts`."
+        found |= {f"forecast_lag_{k}h": f"Published forecast for {k} hours before `ts`." for k in FORECAST_LAGS}
+        found |= {
+            f"error_lag_{k}h": f"Known value less published forecast, {k} hours before `ts`. {known}"
+            for k in ERROR_LAGS
+        }
+        found |= {
+            f"error_last_{k}h": f"Known value less published forecast, {_nth(k)} last hour known at the issue time."
+            for k in ERROR_LAST
+        }
+        found |= {
+            f"error_mean_{k}h": f"Mean of known value less published forecast, last {k} known hours at the issue time."
+            for k in MEANS
+        }
+    for name in _others(declaration.before):
+        found[name] = f"Covariate `{name}` for `ts`, published ahead."
+        found[f"{name}_lag_24h"] = f"Covariate `{name}` for 24 hours before `ts`."
+    for name in declaration.after:
+        found |= {f"{name}_lag_{k}h": f"Covariate `{name}` {k} hours before `ts`. {known}" for k in (24, 48)}
+        found[f"{name}_mean_24h"] = f"Mean of `{name}` over the last 24 known hours at the issue time."
+    return found
+
+
+def _nth(k: int) -> str:
+    return {1: "very", 2: "second", 3: "third"}.get(k, f"{k}th")
+
+
+def _others(covariates: list[str]) -> list[str]:
+    return [name for name in covariates if name != PUBLISHED_FORECAST]
+
+
+def contract(declaration: Declaration | None = None) -> ContractClass:
+    """The contract for what is declared (by default the declaration in force)."""
+    features = _descriptions(declaration or active_declaration())
+    return extended(
+        FeaturesDemand, {name: dy.Float32(nullable=True, description=text) for name, text in features.items()}
+    )
+
+
+# ---------------------------------------------------------------- transform
+
+
+def transform(
+    hours: pl.LazyFrame,
+    declaration: Declaration,
+    series: pl.DataFrame | None,
+    first_hours: pl.DataFrame,
+    issue_times: list[datetime],
+) -> Iterator[pl.DataFrame]:
+    """Hours as features, a frame for each month of issue times, sorted by issue time, series and hour.
+
+    Everything is looked up in panels (series x hours), so that a statistic depends on nothing but its hours.
+
+    Args:
+        hours: rows of gold/demand_hourly from 672 hours and the publication delay before the first issue time to the
+            horizon after the last.
+        declaration: the source.
+        series: the table of the series, if there is one.
+        first_hours: series_id, first_hour: first hour of each series' grid.
+        issue_times: when forecasts are made (UTC), in order.
+    """
+    if not issue_times:
+        return
+    panels = _Panels(hours, declaration, first_hours, issue_times)
+    calendars = _Calendars(panels, declaration, series)
+    columns = contract(declaration).column_names()
+    by_month: dict[date, list[datetime]] = {}
+    for at in issue_times:
+        by_month.setdefault(at.date().replace(day=1), []).append(at)
+    for month, times in by_month.items():
+        eligible = panels.eligible(times)
+        if eligible.any():
+            frame = _month(panels, calendars, declaration, times, eligible)
+            yield frame.with_columns(month=pl.lit(month)).select(columns)
+
+
+class _Panels:
+    """The hours as arrays of series x hours from `origin` on."""
+
+    def __init__(
+        self, hours: pl.LazyFrame, declaration: Declaration, first_hours: pl.DataFrame, issue_times: list[datetime]
+    ) -> None:
+        self.declaration = declaration
+        self.origin = _floor(issue_times[0]) - history(declaration)
+        self.length = (_floor(issue_times[-1]) + HOUR + declaration.horizon_td - self.origin) // HOUR
+        self.first_hours = first_hours.sort("series_id").with_row_index("s")
+        self.series = self.first_hours["series_id"]
+        end = self.origin + self.length * HOUR
+        joined = self.first_hours.lazy().select("s", "series_id")
+        due = bronze.due_at(pl.col("ts"), declaration, max(declaration.interval_td, HOUR))
+        target = ~pl.col("pending") & (pl.col("imputed").is_null() | (pl.col("imputed") == "spread"))
+        cells = (
+            hours.filter(pl.col("ts").is_between(self.origin, end, closed="left"))
+            .join(joined, on="series_id")
+            .select(
+                "s",
+                "known_value",
+                "known_at",
+                *declaration.covariate_columns,
+                t=(pl.col("ts").dt.epoch("us") - _micros(self.origin)) // 3_600_000_000,
+                target=pl.when(target).then("value"),
+            )
+            .with_columns(known_at=pl.when(pl.col("target").is_not_null()).then("known_at"))
+            .collect()
+        )
+        self._at = (cells["s"].to_numpy(), cells["t"].to_numpy())
+        self.known = self._panel(cells["known_value"])
+        self.target = self._panel(cells["target"])
+        self.known_at = np.full((len(self.series), self.length), _NEVER)
+        self.known_at[self._at] = cells["known_at"].cast(pl.Int64).fill_null(_NEVER).to_numpy()
+        self.covariates = {name: self._panel(cells[name]) for name in declaration.covariate_columns}
+        grid = pl.datetime_range(self.origin, end - HOUR, "1h", time_unit="us", time_zone="UTC", eager=True)
+        self.hours = grid.alias("ts")
+        self._due = self.hours.to_frame().select(due).to_series().dt.epoch("us").to_numpy()
+
+    def _panel(self, values: pl.Series) -> np.ndarray:
+        panel = np.full((len(self.series), self.length), np.nan)
+        panel[self._at] = values.fill_null(np.nan).to_numpy()
+        return panel
+
+    def first_of(self, times: list[datetime]) -> np.ndarray:
+        """Index of the first hour that each issue time forecasts."""
+        return np.array([-((self.origin - at) // HOUR) for at in times])
+
+    def last_known(self, times: list[datetime]) -> np.ndarray:
+        """Index of the last hour known at each issue time."""
+        return np.searchsorted(self._due, np.array([_micros(at) for at in times]), side="right") - 1
+
+    def eligible(self, times: list[datetime]) -> np.ndarray:
+        """Which series (second axis) have their warm-up behind them at which issue time (first axis)."""
+        first = (self.first_hours["first_hour"].dt.epoch("us") + WARM_UP // timedelta(microseconds=1)).to_numpy()
+        return np.array([_micros(at) for at in times])[:, None] >= first
+
+
+_NEVER = np.iinfo(np.int64).min
+
+
+def history(declaration: Declaration) -> timedelta:
+    """How far before an issue time hours are looked at: 672 known ones, and the lags."""
+    length = max(declaration.interval_td, HOUR)
+    return max(MEANS) * HOUR + length + declaration.publication_delay_td + 2 * HOUR
+
+
+def _floor(at: datetime) -> datetime:
+    return at.replace(minute=0, second=0, microsecond=0)
+
+
+def _micros(at: datetime) -> int:
+    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _month(
+    panels: _Panels, calendars: "_Calendars", declaration: Declaration, times: list[datetime], eligible: np.ndarray
+) -> pl.DataFrame:
+    horizon = declaration.horizon_hours
+    first, last = panels.first_of(times), panels.last_known(times)
+    n, s = np.nonzero(eligible)  # one entry per issue time and series
+    steps = np.arange(horizon)
+    hours = first[n][:, None] + steps
+
+    def at(panel: np.ndarray, lag: int, *, known: bool) -> np.ndarray:
+        """The value so many hours before each hour; where it must be known, null if it is not."""
+        start = first[n] - lag
+        values = np.lib.stride_tricks.sliding_window_view(panel, horizon, axis=1)[s, start]
+        return np.where(start[:, None] + steps <= last[n][:, None], values, np.nan) if known else values
+
+    def window(panel: np.ndarray, length: int) -> np.ndarray:
+        """The last hours known at the issue time: entry x hours, oldest first."""
+        return np.lib.stride_tricks.sliding_window_view(panel, length, axis=1)[s, last[n] + 1 - length]
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        return np.repeat(values, horizon)
+
+    found: dict[str, np.ndarray] = {}
+    for k in LAGS:
+        found[f"lag_{k}h"] = at(panels.known, k, known=True)
+    recent = window(panels.known, max(MEANS))
+    for k in LAST:
+        found[f"last_{k}h"] = spread(recent[:, -k])
+    found |= {f"mean_{k}h": spread(mean) for k, mean in _means(recent, MEANS).items()}
+    found["std_168h"] = spread(_std(recent[:, -168:]))
+    day = recent[:, -24:]
+    found["min_24h"] = spread(np.fmin.reduce(day, axis=1))
+    found["max_24h"] = spread(np.fmax.reduce(day, axis=1))
+    if declaration.has_published_forecast:
+        forecast = panels.covariates[PUBLISHED_FORECAST]
+        found[PUBLISHED_FORECAST] = at(forecast, 0, known=False)
+        for k in FORECAST_LAGS:
+            found[f"forecast_lag_{k}h"] = at(forecast, k, known=False)
+        for k in ERROR_LAGS:
+            found[f"error_lag_{k}h"] = found[f"lag_{k}h"] - at(forecast, k, known=False)
+        errors = recent - window(forecast, max(MEANS))
+        for k in ERROR_LAST:
+            found[f"error_last_{k}h"] = spread(errors[:, -k])
+        found |= {f"error_mean_{k}h": spread(mean) for k, mean in _means(errors, MEANS).items()}
+    for name in _others(declaration.before):
+        found[name] = at(panels.covariates[name], 0, known=False)
+        found[f"{name}_lag_24h"] = at(panels.covariates[name], 24, known=False)
+    for name in declaration.after:
+        for k in (24, 48):
+            found[f"{name}_lag_{k}h"] = at(panels.covariates[name], k, known=True)
+        found[f"{name}_mean_24h"] = spread(_means(window(panels.covariates[name], 24), (24,))[24])
+
+    known_at = pl.Series(at(panels.known_at, 0, known=False).ravel())
+    issued_at = pl.Series(times, dtype=pl.Datetime("us", "UTC")).gather(np.repeat(n, horizon))
+    return pl.DataFrame(
+        {
+            "issued_at": issued_at,
+            "series_id": panels.series.gather(np.repeat(s, horizon)),
+            "series_group": calendars.groups.gather(np.repeat(s, horizon)),
+            "ts": panels.hours.gather(hours.ravel()),
+            "horizon": np.tile(steps.astype(np.int16), n.size),
+            "value": pl.Series(at(panels.target, 0, known=False).ravel(), nan_to_null=True),
+            "known_at": known_at.set(known_at == _NEVER, None).cast(pl.Datetime("us", "UTC")),
+            **calendars.of(s, hours),
+            **{name: pl.Series(values.ravel().astype(np.float32), nan_to_null=True) for name, values in found.items()},
+        }
+    )
+
+
+def _means(values: np.ndarray, lengths: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """Mean by row of what is there among so many last values; NaN where less than half is."""
+    there = ~np.isnan(values)
+    filled = np.where(there, values, 0.0)
+    means = {}
+    for k in lengths:
+        count = np.count_nonzero(there[:, -k:], axis=1)
+        means[k] = np.where(2 * count >= k, filled[:, -k:].sum(axis=1) / np.maximum(count, 1), np.nan)
+    return means
+
+
+def _std(values: np.ndarray) -> np.ndarray:
+    """Standard deviation (of a sample) by row of what is there; NaN where less than half is."""
+    count = np.count_nonzero(~np.isnan(values), axis=1)
+    mean = _means(values, (values.shape[1],))[values.shape[1]]
+    deviation = np.nan_to_num(values - mean[:, None])
+    return np.where(np.isnan(mean), np.nan, np.sqrt((deviation**2).sum(axis=1) / np.maximum(count - 1, 1)))
+
+
+class _Calendars:
+    """What the table of the series says: groups, and the calendar features of each time zone and holiday calendar."""
+
+    def __init__(self, panels: _Panels, declaration: Declaration, series: pl.DataFrame | None) -> None:
+        known = {} if series is None else {row["series_id"]: row for row in series.iter_rows(named=True)}
+        kinds: dict[tuple[str, str | None], int] = {}
+        self._kind = np.empty(len(panels.series), dtype=np.int64)
+        for s, name in enumerate(panels.series):
+            row = known.get(name, {})
+            kind = (row.get("time_zone") or declaration.time_zone, row.get("holidays"))
+            self._kind[s] = kinds.setdefault(kind, len(kinds))
+        groups = [known.get(name, {}).get("group") for name in panels.series]
+        self.groups = pl.Series(groups, dtype=pl.String)
+        tables = [_calendar(panels.hours, zone, holidays) for zone, holidays in kinds]
+        self._columns = {name: np.stack([table[name] for table in tables]) for name in tables[0]}
+
+    def of(self, s: np.ndarray, hours: np.ndarray) -> dict[str, np.ndarray]:
+        """The features of series `s` at the hours (entry x horizon), flattened."""
+        return {name: values[self._kind[s][:, None], hours].ravel() for name, values in self._columns.items()}
+
+
+def _calendar(hours: pl.Series, zone: str, holidays: str | None) -> dict[str, np.ndarray]:
+    local = hours.dt.convert_time_zone(zone)
+    dates = local.dt.date()
+    # One entry a day of the year, so that equal days have equal bits.
+    angle = 2 * np.pi * (np.arange(1, 367) - 1) / 365.25
+    day = local.dt.ordinal_day().to_numpy() - 1
+    free = _holidays(holidays, dates[0] - timedelta(days=1), dates[-1] + timedelta(days=1))
+    one = pl.duration(days=1)
+    around = dates.to_frame("date").select(
+        is_holiday=pl.col("date").is_in(free.implode()),
+        is_day_before_holiday=(pl.col("date") + one).is_in(free.implode()),
+        is_day_after_holiday=(pl.col("date") - one).is_in(free.implode()),
+    )
+    return {
+        "hour": local.dt.hour().to_numpy().astype(np.float32),
+        "day_of_week": local.dt.weekday().to_numpy().astype(np.float32),
+        "season_sin": np.sin(angle).astype(np.float32)[day],
+        "season_cos": np.cos(angle).astype(np.float32)[day],
+        **{name: around[name].to_numpy().astype(np.float32) for name in around.columns},
+    }
+
+
+def _holidays(calendar: str | None, first: date, last: date) -> pl.Series:
+    """Dates of a calendar of the `holidays` package, `US` or `AU-VIC`; none without a calendar."""
+    days: list[date] = []
+    if calendar is not None:
+        import holidays
+
+        country, _, subdivision = calendar.partition("-")
+        years = range(first.year, last.year + 1)
+        days = list(holidays.country_holidays(country, subdiv=subdivision or None, years=years))
+    return pl.Series(days, dtype=pl.Date)
+
+
+# ---------------------------------------------------------------- asset
+
+_FROM_VALUES = ["gold/demand_hourly:known_value", "gold/demand_hourly:known_at"]
+_FROM_ERRORS = ["gold/demand_hourly:known_value", f"gold/demand_hourly:{PUBLISHED_FORECAST}"]
+
+
+def _lineage(declaration: Declaration) -> dg.TableColumnLineage:
+    explicit = {
+        "issued_at": [],
+        "series_group": [],
+        "value": ["gold/demand_hourly:value", "gold/demand_hourly:imputed", "gold/demand_hourly:pending"],
+        **{
+            name: ["gold/demand_hourly:ts"]
+            for name in FeaturesDemand.column_names()
+            if name.startswith(("is_", "season_"))
+        },
+        **{name: ["gold/demand_hourly:ts"] for name in ("hour", "day_of_week", "horizon")},
+        "month": [],
+    }
+    for name in _descriptions(declaration):
+        source = next((c for c in declaration.covariate_columns if name == c or name.startswith(f"{c}_")), None)
+        if name.startswith("error_"):
+            explicit[name] = _FROM_ERRORS
+        elif name.startswith("forecast_lag_"):
+            explicit[name] = [f"gold/demand_hourly:{PUBLISHED_FORECAST}"]
+        else:
+            explicit[name] = [f"gold/demand_hourly:{source}"] if source else _FROM_VALUES
+    return lineage(contract(declaration), {"gold/demand_hourly": gold.contract(declaration)}, explicit)
+
+
+@delta_asset(
+    contract,
+    lineage=_lineage(active_declaration()),
+    partitions_def=MONTHS,
+    freshness=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=3), warn_window=timedelta(hours=26)),
+    metadata={"schema_mode": "merge"},
+    deps=[
+        dg.AssetDep(
+            gold.KEY,
+            partition_mapping=dg.TimeWindowPartitionMapping(
+                start_offset=-2, end_offset=1, allow_nonexistent_upstream_partitions=True
+            ),
+        )
+    ],
+)
+def demand(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Output[pl.LazyFrame]:
+    """The issue times of the months in hand, with the hours that they look back and forward to."""
+    declaration = active_declaration()
+    first, last = months_of_run(context)
+    hours = lake.lake().table(gold.KEY.path).scan()
+    start = datetime(first.year, first.month, 1, tzinfo=UTC)
+    end = datetime(last.year + last.month // 12, last.month % 12 + 1, 1, tzinfo=UTC)
+    due = bronze.due_at(pl.col("ts"), declaration, max(declaration.interval_td, HOUR))
+    reported = pl.when(~pl.col("pending")).then(due).max()
+    edge = hours.select(reported).collect().item()
+    first_hours = hours.group_by("series_id").agg(first_hour=pl.col("ts").min()).collect()
+    issue_times = [] if edge is None else declaration.issue_times(start, min(end - timedelta(microseconds=1), edge))
+    near = pl.col("month").is_between(
+        (start - history(declaration) - HOUR).date().replace(day=1), (end + declaration.horizon_td).date()
+    )
+    series = series_table(declaration, get_settings().data)
+    frames = list(transform(hours.filter(near), declaration, series, first_hours, issue_times))
+    frame = pl.concat(frames) if frames else contract(declaration).create_empty()
+    return dg.Output(frame.lazy(), metadata={"issue_times": len(issue_times)})
+
+
+contract_of_demand = contract_check(demand, contract)

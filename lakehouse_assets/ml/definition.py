@@ -1,0 +1,309 @@
+"""What a model is: a ModelDefinition, its policies, and the protocol of a kind of model.
+
+The life cycle is made from a :class:`ModelDefinition` and calls only the methods of ``definition.kind``. A kind
+(forecasting: :class:`lakehouse_assets.ml.forecast.Forecast`) brings what differs between kinds: how a feature table
+becomes a data set, the backtest, the gate's test, predictions, errors, drift and pictures. Everything here is pure:
+frames in, frames out.
+
+A training run, as the life cycle sees it::
+
+    dataset = kind.dataset(feature_frame)
+    result = kind.backtest(dataset, definition.candidates, champion=..., champion_trained_at=..., seed=...)
+    challenger = result.fitted[result.best]              # fitted on everything known, picklable
+    decision = kind.gate(result, result.best, definition.gate, groups=..., has_champion=...)
+    forecasts = challenger.predict(feature_frame)
+
+and a week of monitoring::
+
+    row = kind.weekly_losses(champion, dataset, week)    # champion against a fresh fit of its own recipe
+    verdict = kind.verdict(history_of_rows, definition.drift)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol, runtime_checkable
+
+import polars as pl
+
+Progress = Callable[[str], None]
+"""Receives one short line about what is being done; called a few times a second at most."""
+
+Columns = Mapping[str, tuple[pl.DataType, str]]
+"""Columns of a table: name -> (type, description)."""
+
+CHAMPION = "champion"
+"""The name under which the champion takes part in a backtest."""
+
+
+@runtime_checkable
+class Candidate(Protocol):
+    """An estimator with its parameters that competes in a training run; otherwise its kind's own affair."""
+
+    def parameters(self) -> dict[str, Any]:
+        """JSON-able parameters, for the record."""
+        ...
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """When a challenger may replace the champion.
+
+    minimum_gain: the least relative gain of the primary loss (0.005 = half a percent).
+    significance: the one-sided level at which the gain must be larger than nothing.
+    group_tolerance: no group of series may become worse by more than this share.
+    """
+
+    minimum_gain: float = 0.005
+    significance: float = 0.05
+    group_tolerance: float = 0.05
+
+
+@dataclass(frozen=True)
+class DriftPolicy:
+    """When a champion counts as drifted: it loses to a fresh fit of its own recipe.
+
+    weeks: the number of latest weekly regrets that are averaged.
+    minimum_effect: the least mean regret (0.08 = the champion's loss is 8 % above the fresh fit's).
+    false_discovery_rate: of Benjamini and Hochberg across series.
+    fleet_share: the fleet has drifted when at least this share of the tested series has (and at least one), or when
+    the mean regret of all of them exceeds the minimum effect significantly.
+    """
+
+    weeks: int = 3
+    minimum_effect: float = 0.08
+    false_discovery_rate: float = 0.05
+    fleet_share: float = 0.1
+
+
+@dataclass(frozen=True)
+class RetrainPolicy:
+    """When to train again: by the calendar, and on drift, but not within the cooldown after a training.
+
+    cooldown_days: days after a training in which drift does not ask for another.
+    maximum_attempts: how often a training that failed is repeated for the same drift report.
+    """
+
+    cooldown_days: int = 14
+    maximum_attempts: int = 3
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """When the stages run by the calendar: cron schedules in a time zone (IANA name)."""
+
+    predict: str = "30 0 * * *"
+    monitor: str = "0 1 * * 1"
+    retrain: str = "0 2 1 * *"
+    time_zone: str = "UTC"
+
+
+class FittedModel(Protocol):
+    """A fitted candidate: picklable, and able to say what it is."""
+
+    @property
+    def name(self) -> str:
+        """The candidate's name."""
+        ...
+
+    @property
+    def trained_at(self) -> datetime:
+        """The cutoff: only what was known by then was used."""
+        ...
+
+    @property
+    def series_ids(self) -> list[str]:
+        """The entities that it knows."""
+        ...
+
+    @property
+    def feature_names(self) -> list[str]:
+        """The features that it reads, in order."""
+        ...
+
+    def parameters(self) -> dict[str, Any]:
+        """JSON-able parameters."""
+        ...
+
+    def predict(self, data: Any) -> pl.DataFrame:
+        """Predictions for a feature frame, or for a data set of the kind: one row a key, in the kind's columns."""
+        ...
+
+
+@dataclass(frozen=True)
+class BacktestResult:
+    """What a training run found.
+
+    best: the candidate with the lowest ``primary`` metric, and with it the challenger.
+    metrics: one row for each candidate and slice: candidate, slice ("overall" or a kind's own, such as "series",
+    "horizon", "fold"), key (the slice's member as text; "" for overall), and the metrics as columns, primary included.
+    folds: one row a fold; a kind's own columns, ``fold`` (Int32) first.
+    losses: out-of-sample rows, the same for every candidate (the evidence); a kind's own columns.
+    fitted: each candidate fitted on everything known at the cutoff.
+    """
+
+    best: str
+    primary: str
+    metrics: pl.DataFrame
+    folds: pl.DataFrame
+    losses: pl.DataFrame
+    fitted: Mapping[str, FittedModel] = field(repr=False)
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """The overall metrics by candidate, the best first."""
+        overall = self.metrics.filter(slice="overall").sort(self.primary, nulls_last=True)
+        names = [c for c in overall.columns if c not in ("candidate", "slice", "key")]
+        return {row["candidate"]: {n: row[n] for n in names} for row in overall.iter_rows(named=True)}
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """promote or keep; the reason in one sentence; the evidence as JSON-able numbers and tables."""
+
+    promote: bool
+    reason: str
+    evidence: dict[str, Any]
+
+
+class DriftVerdict(Protocol):
+    """A kind's drift verdict: what it says of the whole, and of each member (``series`` of a forecast)."""
+
+    @property
+    def verdict(self) -> str:
+        """``ok``, ``drift`` or ``insufficient_data``."""
+        ...
+
+    @property
+    def window_start(self) -> datetime | None:
+        """Start of the first week that was judged."""
+        ...
+
+    @property
+    def window_end(self) -> datetime | None:
+        """End of the last week that was judged."""
+        ...
+
+    @property
+    def series(self) -> pl.DataFrame:
+        """One row a member: series_id, verdict, and the kind's statistics."""
+        ...
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """JSON-able; ``series_tested`` and ``series_drifted`` among them."""
+        ...
+
+
+class Kind(Protocol):
+    """What a kind of model brings to the life cycle."""
+
+    @property
+    def name(self) -> str:
+        """One word: forecast, classification, ..."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The key columns of a prediction: when it is made, of which member, for when."""
+        ...
+
+    @property
+    def prediction_columns(self) -> Columns:
+        """The columns of a prediction."""
+        ...
+
+    @property
+    def error_columns(self) -> Columns:
+        """The columns of a prediction compared with what came true."""
+        ...
+
+    @property
+    def drift_columns(self) -> Columns:
+        """The columns of a member's weekly verdict; keyed by the member and ``week``."""
+        ...
+
+    @property
+    def time_column(self) -> str:
+        """The column of the feature table that says as of when a row is (issued_at, as_of)."""
+        ...
+
+    def dataset(self, frame: pl.DataFrame) -> Any:
+        """A feature frame as a data set."""
+        ...
+
+    def backtest(
+        self,
+        dataset: Any,
+        candidates: Mapping[str, Candidate],
+        *,
+        cutoff: datetime | None = None,
+        champion: Any = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> BacktestResult:
+        """Score all candidates and the champion on identical folds, and fit each on what is known at the cutoff."""
+        ...
+
+    def refit(self, fitted: Any, dataset: Any, cutoff: datetime, *, seed: int = 0) -> FittedModel:
+        """A fresh fit of a fitted model's own recipe on what is known at the cutoff."""
+        ...
+
+    def gate(
+        self,
+        result: BacktestResult,
+        challenger: str,
+        policy: GatePolicy,
+        *,
+        groups: Mapping[str, str | None] | None = None,
+        has_champion: bool,
+    ) -> GateDecision:
+        """Whether the challenger becomes champion, on the evidence of a backtest."""
+        ...
+
+    def errors(self, predictions: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:
+        """Predictions joined to what came true, with their errors, for the rows whose target is known."""
+        ...
+
+    def weekly_losses(
+        self, champion: Any, dataset: Any, week: datetime, *, fresh: Any = None, seed: int | None = None
+    ) -> pl.DataFrame:
+        """The losses of the champion and of a fresh fit of its recipe in the week that starts at ``week``."""
+        ...
+
+    def verdict(self, history: pl.DataFrame, policy: DriftPolicy) -> DriftVerdict:
+        """The drift verdict from weekly losses."""
+        ...
+
+    def explain(self, dataset: Any, members: Sequence[str], week: datetime, span: timedelta) -> pl.DataFrame:
+        """What moved with a drift: statistics of the drifted members' inputs in the week against the time before."""
+        ...
+
+    def pictures(self, result: BacktestResult) -> dict[str, bytes]:
+        """PNG pictures of a backtest by name."""
+        ...
+
+    def drift_pictures(self, history: pl.DataFrame) -> dict[str, bytes]:
+        """PNG pictures of the weekly losses by name."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelDefinition:
+    """All that the life cycle needs to know about a model.
+
+    name: of the registered model and of all its assets. features: the key of its feature table ("features/demand").
+    candidates: by name, in the order in which ties are broken. primary metric and tests are the kind's.
+    group: a text column of the feature table by which the gate looks after groups of members.
+    """
+
+    name: str
+    description: str
+    features: str
+    target: str
+    kind: Kind
+    candidates: Mapping[str, Candidate]
+    gate: GatePolicy = GatePolicy()
+    drift: DriftPolicy = DriftPolicy()
+    retrain: RetrainPolicy = RetrainPolicy()
+    schedules: Schedules = Schedules()
+    group: str | None = None

@@ -1,0 +1,278 @@
+"""Drift as regret: a champion has drifted when a fresh fit of its own recipe does better on the same new rows.
+
+That is the drift that retraining can mend. Errors against the backtest and the distributions of the inputs stand
+beside it as explanations: a seasonal change raises both without any fault of the model's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from lakehouse_assets.ml.definition import DriftPolicy
+from lakehouse_assets.ml.panel import Panel
+
+Array = npt.NDArray[np.float64]
+MINIMUM_HOURS = 24
+"""A week with fewer scored hours says nothing about a series."""
+PRIOR_WEEKS = 4.0
+"""How many week-to-week differences the fleet's spread counts for beside a series' own."""
+
+HISTORY_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "series_id": pl.String,
+    "week": pl.Datetime("us", "UTC"),
+    "hours": pl.Int64,
+    "champion_loss": pl.Float64,
+    "fresh_loss": pl.Float64,
+    "expected_loss": pl.Float64,
+    "bias": pl.Float64,
+}
+
+# What a member's row of the weekly history says: its losses in the week, and the verdict over the weeks up to it.
+COLUMNS: dict[str, tuple[pl.DataType, str]] = {
+    "series_id": (pl.String(), "The series."),
+    "week": (pl.Datetime("us", "UTC"), "Start of the week (UTC) of issue times that was judged."),
+    "hours": (pl.Int64(), "Hours of the week that could be scored."),
+    "champion_loss": (pl.Float64(), "Mean absolute error of the champion in the week."),
+    "fresh_loss": (pl.Float64(), "Mean absolute error of a fresh fit of its recipe, made at the start of the week."),
+    "expected_loss": (pl.Float64(), "Mean absolute error of the champion in its backtest: the reference."),
+    "bias": (pl.Float64(), "Mean error of the champion in the week."),
+    "verdict": (pl.String(), "ok, drift or insufficient_data, for the series."),
+    "weeks": (pl.Int64(), "Weeks that the verdict is about."),
+    "regret": (pl.Float64(), "Mean log ratio of the champion's loss to the fresh fit's: what retraining would mend."),
+    "t": (pl.Float64(), "t-statistic of the regret, with a spread pooled across series."),
+    "p_value": (pl.Float64(), "One-sided p-value of the regret."),
+    "q_value": (pl.Float64(), "The p-value corrected for the number of series (Benjamini and Hochberg)."),
+    "error_change": (pl.Float64(), "Mean log ratio of the champion's loss to its backtest's."),
+    "error_q_value": (pl.Float64(), "Corrected p-value of the change of error."),
+}
+
+
+def weekly_losses(
+    series: npt.NDArray[np.str_],
+    week: datetime,
+    y: Array,
+    champion: Array,
+    fresh: Array,
+    expected: Mapping[str, float],
+) -> pl.DataFrame:
+    """Mean absolute errors of one week by series, for :func:`verdict`: columns as in ``HISTORY_SCHEMA``.
+
+    y, champion, fresh: (S, D, H) of the issue times in the week; only hours where all three are finite count.
+    expected: the champion's mean absolute error in its backtest. bias: the champion's mean error.
+    """
+    both = np.isfinite(y) & np.isfinite(champion) & np.isfinite(fresh)
+    hours = both.sum(axis=(1, 2))
+
+    def mean(values: Array) -> Array:
+        return np.where(both, values, 0.0).sum(axis=(1, 2)) / np.maximum(hours, 1)
+
+    frame = pl.DataFrame(
+        {
+            "series_id": series.tolist(),
+            "week": [week] * len(series),
+            "hours": hours,
+            "champion_loss": mean(np.abs(champion - y)),
+            "fresh_loss": mean(np.abs(fresh - y)),
+            "expected_loss": [expected.get(s) for s in series.tolist()],
+            "bias": mean(champion - y),
+        },
+        schema_overrides=HISTORY_SCHEMA,
+    )
+    return frame.filter(pl.col("hours") > 0)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a history of weekly losses says.
+
+    verdict: of the fleet, ``ok``, ``drift`` or ``insufficient_data``.
+    window_start, window_end: of the weeks judged, the end exclusive.
+    series: series_id, verdict, weeks, regret (mean log ratio of the losses over the window), t, p_value, q_value
+    (Benjamini and Hochberg), error_change (mean log ratio to the backtest's loss), error_q_value.
+    summary: series_tested, series_drifted, share_drifted, fleet_regret, fleet_p_value.
+    """
+
+    verdict: str
+    window_start: datetime | None
+    window_end: datetime | None
+    series: pl.DataFrame
+    summary: dict[str, Any]
+
+
+def verdict(history: pl.DataFrame, policy: DriftPolicy) -> Verdict:
+    """Judge the latest ``policy.weeks`` weeks of a history of weekly losses of one champion.
+
+    history: rows of :func:`weekly_losses`, one for each series and week. A series is judged when it has all the
+    weeks. Its spread comes from its own week-to-week differences (which a lasting drift does not inflate), pooled
+    with the fleet's median.
+    """
+    history = history.filter(pl.col("hours") >= MINIMUM_HOURS)
+    weeks = history["week"].unique().sort().to_list()
+    window = weeks[-policy.weeks :]
+    ids = history["series_id"].unique().sort().to_list()
+    regret = _matrix(history, ids, weeks, "fresh_loss")
+    change = _matrix(history, ids, weeks, "expected_loss")
+    enough = len(window) >= policy.weeks
+    mean, t, p = _moderated_t(regret, policy.weeks)
+    error_mean, _, error_p = _moderated_t(change, policy.weeks)
+    tested = np.isfinite(p)
+    q, error_q = benjamini_hochberg(p), benjamini_hochberg(error_p)
+    threshold = np.log1p(policy.minimum_effect)
+    drifted = tested & (q <= policy.false_discovery_rate) & (mean >= threshold)
+    frame = pl.DataFrame(
+        {
+            "series_id": ids,
+            "verdict": np.where(~tested, "insufficient_data", np.where(drifted, "drift", "ok")).tolist(),
+            "weeks": np.isfinite(regret[:, -policy.weeks :]).sum(axis=1),
+            "regret": mean,
+            "t": t,
+            "p_value": p,
+            "q_value": q,
+            "error_change": error_mean,
+            "error_q_value": error_q,
+        },
+        schema_overrides={"series_id": pl.String, "verdict": pl.String, "weeks": pl.Int64},
+    ).with_columns(pl.col(pl.Float64).fill_nan(None))
+    n, hits = int(tested.sum()), int(drifted.sum())
+    fleet_regret = float(mean[tested].mean()) if n else None
+    fleet_p = _mean_p_value(mean[tested]) if n > 1 else None
+    share = hits / n if n else 0.0
+    together = n > 1 and fleet_regret is not None and fleet_regret >= threshold
+    together = together and fleet_p is not None and fleet_p <= policy.false_discovery_rate
+    if not enough or not n:
+        fleet = "insufficient_data"
+    else:
+        fleet = "drift" if (hits and share >= policy.fleet_share) or together else "ok"
+    summary = {
+        "series_tested": n,
+        "series_drifted": hits,
+        "share_drifted": share,
+        "fleet_regret": fleet_regret,
+        "fleet_p_value": fleet_p,
+    }
+    return Verdict(
+        fleet, window[0] if window else None, window[-1] + timedelta(days=7) if window else None, frame, summary
+    )
+
+
+def _matrix(history: pl.DataFrame, ids: list[str], weeks: list[datetime], against: str) -> Array:
+    """(series, weeks) log ratio of the champion's loss to another, NaN where unknown; equal losses are zero."""
+    out = np.full((len(ids), max(len(weeks), 1)), np.nan)
+    rows = {s: i for i, s in enumerate(ids)}
+    columns = {w: i for i, w in enumerate(weeks)}
+    for series, week, ours, theirs in history.select("series_id", "week", "champion_loss", against).iter_rows():
+        if ours is not None and theirs is not None:
+            if ours == theirs:
+                out[rows[series], columns[week]] = 0.0
+            elif ours > 0 and theirs > 0:
+                out[rows[series], columns[week]] = np.log(ours / theirs)
+    return out
+
+
+def _moderated_t(values: Array, weeks: int) -> tuple[Array, Array, Array]:
+    """Mean over the last weeks, its t-statistic with a spread pooled across series, and the one-sided p-value."""
+    from scipy.stats import t as student
+
+    window = values[:, -weeks:]
+    complete = np.isfinite(window).all(axis=1) & (window.shape[1] >= weeks)
+    mean = np.where(complete, np.where(np.isfinite(window), window, 0.0).mean(axis=1), np.nan)
+    steps = np.diff(values, axis=1)
+    count = np.isfinite(steps).sum(axis=1)
+    own = np.where(np.isfinite(steps), steps**2 / 2, 0.0).sum(axis=1) / np.maximum(count, 1)
+    with_steps = count > 0
+    fleet = float(np.median(own[with_steps])) if with_steps.any() else 0.0
+    # Successive differences carry 2/3 of the information of independent ones (von Neumann, 1941).
+    freedom = count * 2 / 3
+    spread = (freedom * own + PRIOR_WEEKS * fleet) / (freedom + PRIOR_WEEKS)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = mean / np.sqrt(spread / weeks)
+    t = np.where(complete & (spread <= 0), np.sign(mean) * np.where(mean == 0, 0.0, np.inf), t)
+    return mean, t, np.where(complete, student.sf(t, freedom + PRIOR_WEEKS), np.nan)
+
+
+def _mean_p_value(values: Array) -> float:
+    """One-sided p-value that the mean across series exceeds zero (Student)."""
+    from scipy.stats import t as student
+
+    spread = float(values.std(ddof=1))
+    if spread == 0:
+        return 0.0 if values.mean() > 0 else 1.0
+    return float(student.sf(values.mean() / (spread / np.sqrt(len(values))), len(values) - 1))
+
+
+def benjamini_hochberg(p: Array) -> Array:
+    """Adjusted p-values (Benjamini and Hochberg, 1995); NaN stays NaN and does not count."""
+    q = np.full(len(p), np.nan)
+    known = np.flatnonzero(np.isfinite(p))
+    if len(known):
+        order = known[np.argsort(p[known], kind="stable")]
+        raised = p[order] * len(known) / np.arange(1, len(known) + 1)
+        q[order] = np.minimum(np.minimum.accumulate(raised[::-1])[::-1], 1.0)
+    return q
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def psi(reference: Array, current: Array, bins: int = 10) -> float:
+    """Population stability index over the reference's quantile bins; NaN when either sample is empty.
+
+    Shares are smoothed by half a count, so that an empty bin does not make it infinite.
+    """
+    reference, current = reference[np.isfinite(reference)], current[np.isfinite(current)]
+    if not len(reference) or not len(current):
+        return float("nan")
+    edges = np.unique(np.quantile(reference, np.linspace(0, 1, bins + 1)[1:-1]))
+
+    def shares(sample: Array) -> Array:
+        counts = np.bincount(np.searchsorted(edges, sample, side="right"), minlength=len(edges) + 1) + 0.5
+        return counts / counts.sum()
+
+    a, b = shares(reference), shares(current)
+    return float(((b - a) * np.log(b / a)).sum())
+
+
+def wasserstein(reference: Array, current: Array) -> float:
+    """First Wasserstein distance in standard deviations of the reference; NaN when either sample is empty."""
+    from scipy.stats import wasserstein_distance
+
+    reference, current = reference[np.isfinite(reference)], current[np.isfinite(current)]
+    if not len(reference) or not len(current):
+        return float("nan")
+    distance = float(wasserstein_distance(reference, current))
+    spread = float(reference.std())
+    if spread > 0:
+        return distance / spread
+    return 0.0 if distance == 0 else float("inf")
+
+
+_NOT_INPUTS = {"hour", "day_of_week", "season_sin", "season_cos"}
+
+
+def input_drift(reference: Panel, current: Panel) -> pl.DataFrame:
+    """series_id, column, psi, wasserstein, reference_mean, current_mean: the widest moves first within a series.
+
+    Compares the target and the features but the calendar and the lags beyond a day, which only repeat it.
+    """
+    names = [n for n in reference.columns if n not in _NOT_INPUTS and not n.startswith("is_")]
+    names = [n for n in names if not (n.startswith(("lag_", "last_")) and n != "lag_24h")]
+    rows = []
+    place = {s: i for i, s in enumerate(current.series.tolist())}
+    for i, series in enumerate(reference.series.tolist()):
+        j = place.get(series)
+        if j is None:
+            continue
+        pairs = {"target": (reference.target[i], current.target[j])}
+        pairs |= {n: (reference.columns[n][i], current.columns[n][j]) for n in names if n in current.columns}
+        for column, (a, b) in pairs.items():
+            a, b = a[np.isfinite(a)].astype(float), b[np.isfinite(b)].astype(float)
+            if len(a) and len(b):
+                rows.append((series, column, psi(a, b), wasserstein(a, b), float(a.mean()), float(b.mean())))
+    numbers = ("psi", "wasserstein", "reference_mean", "current_mean")
+    schema = {"series_id": pl.String(), "column": pl.String()} | {name: pl.Float64() for name in numbers}
+    return pl.DataFrame(rows, schema=schema, orient="row").sort(["series_id", "wasserstein"], descending=[False, True])

@@ -1,0 +1,565 @@
+"""The candidates of a forecast: seasonal naive, ridge, boosting across series, and their blend.
+
+An estimator is a frozen dataclass of parameters. ``fit`` takes a panel and ascending cutoffs (microseconds since the
+epoch) and returns one fit for each, made only from targets known by then. A fit predicts (S, D, H) arrays for any
+panel with the same features; NaN where it cannot say anything, which a
+:class:`lakehouse_assets.ml.forecast.FittedForecast` then fills from the next rung of its ladder.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lakehouse_assets.ml.linear import YEAR, decayed_grams, in_season, solve_ridge
+from lakehouse_assets.ml.panel import DAY_US, Panel
+
+Array = npt.NDArray[np.float64]
+PUBLISHED = "published_forecast"
+CHUNK_BYTES = 96_000_000
+"""Size of the largest design matrix that is held at once; the memory of a fit is a small multiple of it."""
+
+
+class Fit(Protocol):
+    """What an estimator has learned by one cutoff."""
+
+    def predict(self, panel: Panel) -> Array:
+        """(S, D, H) forecasts, NaN where this fit has nothing to say."""
+        ...
+
+
+class Estimator(Protocol):
+    """A candidate that is fitted to a panel."""
+
+    def parameters(self) -> dict[str, Any]:
+        """JSON-able parameters, for the record."""
+        ...
+
+    def usable(self, panel: Panel) -> bool:
+        """Whether the panel has the columns that this estimator cannot do without."""
+        ...
+
+    def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> Sequence[Fit]:
+        """One fit for each cutoff.
+
+        standing: whether the last fit must serve for a year; all others serve the week after their cutoff alone.
+        """
+        ...
+
+
+class _Parameters:
+    def parameters(self) -> dict[str, Any]:
+        """The dataclass's fields, with the estimator's name."""
+        return {"estimator": type(self).__name__} | asdict(self)  # type: ignore[call-overload]
+
+    def usable(self, panel: Panel) -> bool:
+        """Any panel will do."""
+        return True
+
+
+def hours_back(panel: Panel, pattern: str) -> list[tuple[int, str]]:
+    """The features whose name matches ``pattern`` with the hours as its group, ascending by hours."""
+    found = ((re.fullmatch(pattern, name), name) for name in panel.columns)
+    return sorted((int(m.group(1)), name) for m, name in found if m)
+
+
+def level(panel: Panel) -> Array:
+    """(S, D) size of a series at issue time, always positive where known: |mean of the week|, or its spread if larger.
+
+    The spread stands in for series that wander around zero (net load).
+    """
+    size = np.full(panel.shape[:2], np.nan)
+    for mean in ("mean_168h", "mean_24h", "mean_672h"):
+        if mean in panel.columns:
+            size = np.where(np.isnan(size), np.abs(panel.once(mean).astype(float)), size)
+    if "std_168h" in panel.columns:
+        size = np.fmax(size, panel.once("std_168h").astype(float))
+    return np.where(size > 0, size, np.nan)
+
+
+def published(panel: Panel) -> Array:
+    """(S, D, H) the published forecast where it is plausible, NaN elsewhere.
+
+    Published curves have gaps, zeros and slips of the decimal point, and a correction cannot mend those: not plausible
+    is what is not positive although the last day was, or lies beyond half the level and three standard deviations of
+    the last week from its mean.
+    """
+    values = panel.full(PUBLISHED).astype(np.float64)
+    plausible = np.isfinite(values)
+    if "min_24h" in panel.columns:
+        plausible &= ~((values <= 0) & (panel.full("min_24h") > 0))
+    if "mean_168h" in panel.columns and "std_168h" in panel.columns:
+        reach = 0.5 * level(panel)[:, :, None] + 3 * panel.full("std_168h")
+        plausible &= ~(np.abs(values - panel.full("mean_168h")) > reach)
+    return np.where(plausible, values, np.nan)
+
+
+def day_lags(panel: Panel) -> list[tuple[int, npt.NDArray[np.float32]]]:
+    """The same-hour lags (hours, (S, D, H)) of whole days, ascending."""
+    return [(hours, panel.full(name)) for hours, name in hours_back(panel, r"lag_(\d+)h") if hours % 24 == 0]
+
+
+def naive_from(panel: Panel, order: Sequence[int] = (24, 168)) -> Array:
+    """(S, D, H) the first known of the day lags in ``order``, then of the others; then the week's mean."""
+    lags = dict(day_lags(panel))
+    out = np.full(panel.shape, np.nan)
+    for hours in [*(h for h in order if h in lags), *(h for h in lags if h not in order)]:
+        out = np.where(np.isnan(out), lags[hours], out)
+    for name in ("mean_24h", "mean_168h", "mean_672h"):
+        if name in panel.columns:
+            out = np.where(np.isnan(out), panel.full(name), out)
+    return out
+
+
+# --- seasonal naive ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SeasonalNaive(_Parameters):
+    """The same hour of an earlier day: for each series, the better of the latest known day and a week before."""
+
+    window_days: int = 364
+
+    def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> "list[NaiveFit]":
+        """Choose between one day (the earliest known) and a week, by absolute error in the window before a cutoff."""
+        rules = ((24, 48, 168), (168, 24, 48))
+        fits = []
+        for cutoff in cutoffs:
+            past = panel.between(cutoff - self.window_days * DAY_US, cutoff)
+            known = past.known_at <= cutoff
+            loss = np.full((2, len(panel.series)), np.inf)
+            for i, rule in enumerate(rules):
+                error = np.where(known, np.abs(naive_from(past, rule) - past.target), np.nan)
+                count = np.isfinite(error).sum(axis=(1, 2))
+                loss[i] = np.where(count > 0, np.nansum(error, axis=(1, 2)) / np.maximum(count, 1), np.inf)
+            weekly = loss[1] < loss[0]
+            fits.append(NaiveFit(dict(zip(panel.series.tolist(), weekly.tolist(), strict=True))))
+        return fits
+
+
+@dataclass(frozen=True)
+class NaiveFit:
+    """Whether the week beats the day, by series id."""
+
+    weekly: Mapping[str, bool]
+
+    def predict(self, panel: Panel) -> Array:
+        """See :class:`Fit`."""
+        weekly = np.array([self.weekly.get(s, False) for s in panel.series])[:, None, None]
+        return np.where(weekly, naive_from(panel, (168, 24, 48)), naive_from(panel, (24, 48, 168)))
+
+
+# --- ridge ------------------------------------------------------------------------------------------------------------
+
+_CALENDAR = ("season_sin", "season_cos", "is_holiday", "is_day_before_holiday", "is_day_after_holiday")
+_KNOWN = re.compile(
+    r"(lag|last|mean|std|min|max|forecast_lag|error_lag|error_last|error_mean)_\d+h|hour|day_of_week|"
+    + "|".join((*_CALENDAR, PUBLISHED))
+)
+
+
+def covariates(panel: Panel) -> list[str]:
+    """The features that belong to declared covariates, in units of their own."""
+    return [name for name in panel.columns if not _KNOWN.fullmatch(name)]
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Place and width of each covariate in each series, from what was known before the first cutoff of a fit."""
+
+    place: Mapping[str, Mapping[str, float]]
+    width: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def learn(cls, panel: Panel, before: int) -> "Scales":
+        """Mean and standard deviation by series and covariate over the issue times before a cutoff."""
+        past = panel.between(int(panel.issued[0]), before)
+        place: dict[str, dict[str, float]] = {}
+        width: dict[str, dict[str, float]] = {}
+        for name in covariates(panel):
+            values = past.columns[name].astype(np.float64).reshape(len(panel.series), -1)
+            count = np.isfinite(values).sum(axis=1)
+            mean = np.nansum(values, axis=1) / np.maximum(count, 1)
+            spread = np.sqrt(np.nansum((values - mean[:, None]) ** 2, axis=1) / np.maximum(count, 1))
+            place[name] = dict(zip(panel.series.tolist(), mean.tolist(), strict=True))
+            width[name] = dict(zip(panel.series.tolist(), np.where(spread > 0, spread, np.inf).tolist(), strict=True))
+        return cls(place, width)
+
+    def apply(self, panel: Panel, name: str) -> Array:
+        """The covariate as (S, D, H), about as large as the relative lags: a tenth for one standard deviation."""
+        at = np.array([self.place[name].get(s, 0.0) for s in panel.series])[:, None, None]
+        by = np.array([self.width[name].get(s, np.inf) for s in panel.series])[:, None, None]
+        return (panel.full(name) - at) / by * 0.1
+
+
+@dataclass(frozen=True)
+class Ridge(_Parameters):
+    """One ridge regression for each series and step of the horizon, on everything known at issue time.
+
+    Targets and features are relative to the level of the series at issue time. ``on_published`` learns the error of
+    the published forecast instead of the value. A row counts half after ``half_life`` days, and less by ``season``
+    the further its season is from that of the forecast: a fit that must serve for a year holds coefficients for
+    several seasons and goes from one to the next. clip: bounds of the relative target.
+    """
+
+    on_published: bool = False
+    half_life: float = 1000.0
+    strength: float = 0.05
+    season: float = 0.9
+    clip: tuple[float, float] = (-0.7, 1.5)
+
+    def usable(self, panel: Panel) -> bool:
+        """On the published forecast: only where there is one."""
+        return not self.on_published or panel.has(PUBLISHED)
+
+    def design(self, panel: Panel, scales: Scales) -> tuple[list[str], Array]:
+        """The features' names and the matrix (S, H, D, p): finite, relative to the level, at most 3 in size."""
+        s, d, h = panel.shape
+        size = level(panel)[:, :, None]
+        parts: list[tuple[str, np.ndarray]] = []
+
+        def relative(name: str, offset: float = 1.0) -> Array:
+            return _finite(panel.full(name) / size - offset)
+
+        lags = [(f"lag_{k}h", _finite(a / size - 1.0)) for k, a in day_lags(panel)]
+        parts += lags
+        parts += [(name, relative(name)) for _, name in hours_back(panel, r"last_(\d+)h")]
+        if self.on_published:
+            curve = _finite(published(panel) / size - 1.0)
+            parts += [(name, relative(name)) for _, name in hours_back(panel, r"forecast_lag_(\d+)h")]
+            errors = [name for _, name in hours_back(panel, r"error_\w+_(\d+)h")]
+            parts += [(name, np.clip(relative(name, 0.0), -0.5, 0.5)) for name in errors]
+            # The published curve of the whole day: what a regression needs to see its shape, peak and total.
+            parts += [(f"{PUBLISHED}@{j}", curve[:, :, j : j + 1]) for j in range(min(h, 24))]
+            parts += [
+                (f"{PUBLISHED}{k:+d}", curve[:, :, np.clip(np.arange(h) + k, 0, h - 1)]) for k in (-2, -1, 0, 1, 2)
+            ]
+        else:
+            yesterday = lags[0][1] if lags else np.zeros(panel.shape)
+            parts += [(f"yesterday@{j}", yesterday[:, :, j : j + 1]) for j in range(min(h, 24))]
+            parts += [(n, relative(n)) for n in ("mean_24h", "mean_672h", "min_24h", "max_24h") if n in panel.columns]
+            if "std_168h" in panel.columns:
+                parts.append(("std_168h", relative("std_168h", 0.0)))
+        if "day_of_week" in panel.columns:
+            weekday = panel.full("day_of_week")
+            parts += [(f"day_of_week={k}", (weekday == k).astype(float)) for k in range(1, 8)]
+        parts += [(n, _finite(panel.full(n))) for n in _CALENDAR if n in panel.columns]
+        if "season_sin" in panel.columns and "season_cos" in panel.columns:
+            sin, cos = _finite(panel.full("season_sin")), _finite(panel.full("season_cos"))
+            parts += [("season_sin2", 2 * sin * cos), ("season_cos2", cos * cos - sin * sin)]
+        for name in covariates(panel):
+            value = _finite(scales.apply(panel, name))
+            # Its size and its signed square let a weather response bend: heating below, cooling above.
+            parts += [(name, value), (f"{name}^2", value * np.abs(value) * 5), (f"|{name}|", np.abs(value))]
+        x = np.empty((s, h, d, len(parts)))
+        for j, (_, part) in enumerate(parts):
+            x[:, :, :, j] = np.broadcast_to(part, panel.shape).transpose(0, 2, 1)
+        np.clip(x, -3.0, 3.0, out=x)
+        return [name for name, _ in parts], x
+
+    def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> "list[RidgeFit]":
+        """One pass over the panel for all cutoffs, a block of series at a time."""
+        s, d, h = panel.shape
+        scales = Scales.learn(panel, cutoffs[0])
+        ends = np.asarray(cutoffs, np.int64)
+        width = self.design(panel.take(slice(0, 1), slice(0, 1)), scales)[1].shape[-1]
+        seasons = [_seasons(end / DAY_US, standing and end == ends[-1] and self.season > 0) for end in ends]
+        coefficients = [np.full((len(centres), s, h, width + 1), np.nan, np.float32) for centres in seasons]
+        chunk = max(1, int(CHUNK_BYTES // (8 * h * d * width)))
+        names: list[str] = []
+        for start in range(0, s, chunk):
+            part = panel.take(slice(start, start + chunk))
+            names, x = self.design(part, scales)
+            base, size = self._base(part)
+            y = np.clip((part.target - base) / size[:, :, None], *self.clip)
+            b = x.shape[0] * h
+            flat = (
+                x.reshape(b, d, width),
+                y.transpose(0, 2, 1).reshape(b, d),
+                panel.days,
+                np.searchsorted(ends, part.known_at).transpose(0, 2, 1).reshape(b, d),
+                ends / DAY_US,
+            )
+            matrices = decayed_grams(*flat, self.half_life, seasonal=self.season > 0)
+            if sum(map(len, seasons)) == 1:  # one season of one cutoff: in the weights it takes one matrix, not three
+                angle = 2 * np.pi / YEAR * (panel.days - seasons[0][0])
+                matrices = decayed_grams(*flat, self.half_life, weight=1 + self.season * np.cos(angle))
+            for k, grams in enumerate(matrices):
+                for i, centre in enumerate(seasons[k]):
+                    solved = solve_ridge(in_season(grams, centre, self.season), self.strength)
+                    coefficients[k][i, start : start + chunk] = solved.reshape(-1, h, width + 1)
+        return [
+            RidgeFit(self, panel.series.tolist(), ["intercept", *names], centres, b, scales)
+            for centres, b in zip(seasons, coefficients, strict=True)
+        ]
+
+    def _base(self, panel: Panel) -> tuple[Array, Array]:
+        """What is corrected, (S, D, H), and the level, (S, D)."""
+        size = level(panel)
+        if self.on_published:
+            return published(panel), size
+        return np.broadcast_to(size[:, :, None], panel.shape), size
+
+
+SEASONS = 6
+"""Seasons of the year for which a standing fit holds coefficients; between them it goes over in a straight line."""
+
+
+def _seasons(cutoff: float, standing: bool) -> Array:
+    """The days at which a fit's seasons are centred: the week after the cutoff alone, or around the year."""
+    return np.arange(SEASONS if standing else 1, dtype=np.float64) * (YEAR / SEASONS) + (cutoff + 3.5)
+
+
+def _finite(values: np.ndarray) -> Array:
+    """Missing inputs say nothing: zero is "as the level", and carries no weight of its own in a regression."""
+    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+@dataclass(frozen=True)
+class RidgeFit:
+    """Coefficients by season: (P, S, H, p + 1), intercept first; seasons: (P,) the days at which they are centred."""
+
+    recipe: Ridge
+    series: list[str]
+    names: list[str]
+    seasons: Array
+    coefficients: npt.NDArray[np.float32]
+    scales: Scales
+
+    def predict(self, panel: Panel) -> Array:
+        """See :class:`Fit`; NaN for series without coefficients and where the level or the base is missing."""
+        if not self.recipe.usable(panel):
+            return np.full(panel.shape, np.nan)
+        names, x = self.recipe.design(panel, self.scales)
+        if names != self.names[1:]:
+            missing = sorted(set(self.names[1:]) ^ set(names))
+            raise ValueError(f"the features are not those of the fit; they differ in {', '.join(missing)}")
+        place = {s: i for i, s in enumerate(self.series)}
+        rows = np.array([place.get(s, -1) for s in panel.series])
+        relative = np.zeros(x.shape[:3])
+        for share, coefficients in zip(self._shares(panel), self.coefficients, strict=True):
+            days = np.flatnonzero(share)
+            if len(days):
+                b = np.where((rows >= 0)[:, None, None], coefficients[rows].astype(np.float64), np.nan)
+                # Not a matrix product: a row's forecast must not depend on how many rows are forecast with it.
+                product = np.einsum("shdp,shp->shd", x[:, :, days], b[:, :, 1:]) + b[:, :, :1]
+                relative[:, :, days] += share[days] * product
+        base, size = self.recipe._base(panel)
+        return base + size[:, :, None] * relative.transpose(0, 2, 1)
+
+    def _shares(self, panel: Panel) -> Array:
+        """(P, D) how much each season's coefficients count on an issue day: the two nearest, in a straight line."""
+        count = len(self.seasons)
+        if count == 1:
+            return np.ones((1, len(panel.issued)))
+        place = ((panel.days - self.seasons[0]) % YEAR) / YEAR * count
+        before = np.floor(place).astype(int) % count
+        shares = np.zeros((count, len(place)))
+        day = np.arange(len(place))
+        shares[before, day] = 1 - place % 1
+        shares[(before + 1) % count, day] += place % 1
+        return shares
+
+
+# --- boosting across series -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Boosting(_Parameters):
+    """Histogram gradient boosting over all series at once, on the error of the published forecast where there is one.
+
+    Costs are bounded: at most ``rows`` rows drawn from the latest ``window_days``; a cutoff within ``refit_days`` of
+    the latest fit uses that one (never newer than the cutoff), except that the last cutoff always has its own.
+    """
+
+    iterations: int = 100
+    leaves: int = 31
+    learning_rate: float = 0.1
+    rows: int = 60_000
+    window_days: int = 730
+    refit_days: int = 45
+
+    def design(self, panel: Panel) -> tuple[list[str], npt.NDArray[np.float32]]:
+        """The features' names and the matrix (S, D, H, p), relative to the level, NaN where unknown."""
+        size = level(panel)[:, :, None]
+        parts: list[tuple[str, np.ndarray]] = []
+        for name in panel.columns:
+            values = panel.full(name)
+            scaled = _KNOWN.fullmatch(name) and name not in (*_CALENDAR, "hour", "day_of_week")
+            parts.append((name, values / size if scaled else values))
+        parts.append(("step", np.arange(panel.shape[2])))
+        x = np.empty((*panel.shape, len(parts)), np.float32)
+        for j, (_, part) in enumerate(parts):
+            x[..., j] = part
+        return [name for name, _ in parts], x
+
+    def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> "list[BoostingFit]":
+        """One model for all series at each cutoff that asks for its own."""
+        from sklearn.ensemble import HistGradientBoostingRegressor
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        on_published = panel.has(PUBLISHED)
+        fits: list[BoostingFit] = []
+        latest = -np.inf
+        for k, cutoff in enumerate(cutoffs):
+            if fits and k < len(cutoffs) - 1 and cutoff - latest < self.refit_days * DAY_US:
+                fits.append(fits[-1])
+                continue
+            latest = cutoff
+            past = panel.between(cutoff - self.window_days * DAY_US, cutoff)
+            base, size = _boosting_base(past, on_published)
+            y = (past.target - base) / size[:, :, None]
+            usable = np.flatnonzero((np.isfinite(y) & (past.known_at <= cutoff)).ravel())
+            if not len(usable):
+                fits.append(BoostingFit(self, None, [], on_published))
+                continue
+            rng = np.random.default_rng(seed)
+            if len(usable) > self.rows:
+                usable = np.sort(rng.choice(usable, self.rows, replace=False))
+            names, x = self._rows(past, usable)
+            x[:, np.isnan(x).all(axis=0)] = 0.0  # scikit-learn cannot bin a column without values
+            model = HistGradientBoostingRegressor(
+                loss="absolute_error",
+                max_iter=self.iterations,
+                max_leaf_nodes=self.leaves,
+                learning_rate=self.learning_rate,
+                early_stopping=False,
+                random_state=seed,
+            )
+            # One thread: OpenMP's threads spin when they share the machine, which costs far more than it gains.
+            with threadpool_limits(1, "openmp"):
+                model.fit(x, np.clip(y.ravel()[usable], -0.7, 1.5))
+            fits.append(BoostingFit(self, model, names, on_published))
+        return fits
+
+    def _rows(self, panel: Panel, rows: np.ndarray) -> tuple[list[str], npt.NDArray[np.float32]]:
+        """The design of some rows of the flattened panel, series by series for the sake of memory."""
+        each = panel.shape[1] * panel.shape[2]
+        names: list[str] = []
+        out = []
+        for i in range(len(panel.series)):
+            mine = rows[(rows >= i * each) & (rows < (i + 1) * each)] - i * each
+            names, x = self.design(panel.take(slice(i, i + 1)))
+            out.append(x.reshape(each, -1)[mine])
+        return names, np.concatenate(out)
+
+
+def _boosting_base(panel: Panel, on_published: bool) -> tuple[Array, Array]:
+    size = level(panel)
+    base = np.broadcast_to(size[:, :, None], panel.shape)
+    if on_published and PUBLISHED in panel.columns:
+        base = published(panel)
+    return base, size
+
+
+@dataclass(frozen=True)
+class BoostingFit:
+    """A fitted scikit-learn model over all series; also forecasts series that it has never seen."""
+
+    recipe: Boosting
+    model: Any
+    names: list[str]
+    on_published: bool
+
+    def predict(self, panel: Panel) -> Array:
+        """See :class:`Fit`."""
+        if self.model is None:
+            return np.full(panel.shape, np.nan)
+        base, size = _boosting_base(panel, self.on_published)
+        names, x = self.recipe.design(panel)
+        if names != self.names:
+            raise ValueError(f"the features are not those of the fit; they differ in {set(names) ^ set(self.names)}")
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1, "openmp"):
+            relative = self.model.predict(x.reshape(-1, x.shape[-1])).reshape(panel.shape)
+        return base + size[:, :, None] * relative
+
+
+# --- blend ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Blend(_Parameters):
+    """A weighted mean of other candidates; the weights of each series come from their errors out of sample.
+
+    Weights are not negative and sum to one. They minimise the blend's absolute error (iterated non-negative least
+    squares), drawn towards the weights of the whole fleet as if those had been seen in ``prior_days`` further days.
+    """
+
+    members: tuple[str, ...]
+    prior_days: float = 28.0
+    weights: Mapping[str, Mapping[str, float]] | None = field(default=None, compare=False)
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters without the learned weights."""
+        return {"estimator": "Blend", "members": list(self.members), "prior_days": self.prior_days}
+
+    def learn(self, series: Sequence[str], errors: Array) -> "Blend":
+        """This blend with weights from out-of-sample errors (M, S, N), relative to each series' level, NaN allowed."""
+        m = len(errors)
+        full = np.isfinite(errors).all(axis=0)
+        e = np.where(full, np.nan_to_num(errors), 0.0)
+        count = full.sum(axis=1)
+        if not count.any():
+            equal = dict.fromkeys(self.members, 1.0 / m)
+            return replace(self, weights=dict.fromkeys(["", *series], equal))
+        # Units of each series: its best member's mean absolute error.
+        size = np.abs(e).sum(axis=2) / np.maximum(count, 1)
+        unit = np.where(size.min(axis=0) > 0, size.min(axis=0), 1.0)
+        e = e / unit[:, None]
+        # Begin near the best member: from equal weights the iteration is slow to leave a bad one.
+        weights = (np.maximum(size / unit, 1.0) ** -8).T
+        weights /= weights.sum(axis=1, keepdims=True)
+        fleet = np.full(m, 1.0 / m)
+        for _ in range(_ROUNDS):
+            # Absolute errors by reweighted squares: an hour counts by one over the blend's error in it.
+            pull = np.where(full, 1.0 / np.maximum(np.abs(np.einsum("sm,msn->sn", weights, e)), 0.1), 0.0)
+            moments = np.einsum("msn,ksn,sn->smk", e, e, pull)
+            own = moments / np.maximum(count, 1)[:, None, None]
+            total = np.trace(own, axis1=1, axis2=2)
+            shared = (own[total > 0] / total[total > 0, None, None]).sum(axis=0)
+            fleet = _simplex_weights(shared)
+            prior = shared / max(np.diagonal(shared).min(), 1e-300) * self.prior_days * 24
+            for i in range(len(series)):
+                weights[i] = _simplex_weights(moments[i] + prior) if count[i] else fleet
+        table = {
+            name: dict(zip(self.members, row.tolist(), strict=True))
+            for name, row in zip(["", *series], [fleet, *weights], strict=True)
+        }
+        return replace(self, weights=table)
+
+    def combine(self, series: Sequence[str], forecasts: Array) -> Array:
+        """The blend of the members' forecasts (M, S, D, H); members that have none leave their weight to the others."""
+        m = len(self.members)
+        table = self.weights or {}
+        default = table.get("", dict.fromkeys(self.members, 1.0 / m))
+        weights = np.array([[table.get(s, default)[n] for s in series] for n in self.members])[:, :, None, None]
+        # A little for everyone, so that the one member left can speak although its weight is nothing.
+        weights = np.where(np.isfinite(forecasts), weights + 1e-9, 0.0)
+        total = weights.sum(axis=0)
+        mixed = (weights * np.where(np.isfinite(forecasts), forecasts, 0.0)).sum(axis=0)
+        return np.where(total > 0, mixed / np.where(total > 0, total, 1.0), np.nan)
+
+
+_ROUNDS = 8
+"""Iterations of the reweighted least squares for a blend's weights."""
+
+
+def _simplex_weights(moments: Array) -> Array:
+    """The weights w >= 0, sum w = 1, that minimise w' M w (an error's mean square), by non-negative least squares.
+
+    With errors e_m = forecast_m - y and sum w = 1 the blend's error is sum w_m e_m. Minimising w'Mw - 2 t 1'w over
+    w >= 0 gives the same direction for any t > 0 (the optimality conditions are homogeneous), so one NNLS will do.
+    """
+    from scipy.optimize import nnls
+
+    m = len(moments)
+    eye = moments + np.eye(m) * (1e-6 * np.trace(moments) / m + 1e-12)
+    lower = np.linalg.cholesky(eye)
+    weights, _ = nnls(lower.T, np.linalg.solve(lower, np.ones(m)))
+    total = weights.sum()
+    return weights / total if total > 0 else np.full(m, 1.0 / m)

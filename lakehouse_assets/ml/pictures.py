@@ -1,0 +1,116 @@
+"""Pictures that a person would rather see than a table: small PNGs, drawn without a display."""
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from lakehouse_assets.ml.definition import BacktestResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, ACCENT, PALE = "#22303c", "#d1495b", "#8fa3b0"
+
+
+def _figure(width: float, height: float, rows: int = 1) -> "tuple[Figure, list[Axes]]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes)
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    return buffer.getvalue()
+
+
+def backtest_pictures(result: BacktestResult) -> dict[str, bytes]:
+    """leaderboard, forecast, hours, series: PNG by name, from the backtest's losses and metrics."""
+    return {
+        "leaderboard": _leaderboard(result),
+        "forecast": _forecast(result),
+        "hours": _hours(result),
+        "series": _series(result),
+    }
+
+
+def _leaderboard(result: BacktestResult) -> bytes:
+    """The primary metric of every candidate, the best on top."""
+    scores = {name: metrics[result.primary] for name, metrics in result.summary().items()}
+    scores = {name: value for name, value in scores.items() if value is not None}
+    figure, (ax,) = _figure(6.4, 0.9 + 0.34 * len(scores))
+    names = list(scores)[::-1]
+    bars = ax.barh(names, [scores[n] for n in names], color=[ACCENT if n == result.best else PALE for n in names])
+    ax.bar_label(bars, fmt=" %.3f", fontsize=8)
+    ax.set_xlabel("error relative to the seasonal naive forecast (lower is better)")
+    ax.margins(x=0.12)
+    return _png(figure)
+
+
+def _forecast(result: BacktestResult, panels: int = 3) -> bytes:
+    """Forecast and actual over the last fold, for the largest series."""
+    last = result.losses.filter(pl.col("fold") == pl.col("fold").max())
+    size = last.group_by("series_id").agg(pl.col("y").abs().mean()).sort(["y", "series_id"], descending=[True, False])
+    chosen = size["series_id"].head(panels).to_list()
+    figure, axes = _figure(8, 1.8 * len(chosen), len(chosen))
+    for ax, series in zip(axes, chosen, strict=True):
+        rows = last.filter(series_id=series).sort("ts")
+        ax.plot(rows["ts"], rows["y"], color=INK, linewidth=1, label="actual")
+        ax.plot(rows["ts"], rows[result.best], color=ACCENT, linewidth=1, label=result.best)
+        ax.set_title(series, fontsize=9, loc="left")
+        ax.tick_params(labelsize=7)
+    axes[0].legend(fontsize=7, frameon=False, ncols=2, loc="upper right")
+    return _png(figure)
+
+
+def _hours(result: BacktestResult) -> bytes:
+    """MAPE by hour of the horizon."""
+    figure, (ax,) = _figure(6.4, 3)
+    hours = result.metrics.filter(slice="horizon").with_columns(pl.col("key").cast(pl.Int32)).sort("key")
+    for (name,), rows in hours.group_by("candidate", maintain_order=True):
+        best = name == result.best
+        ax.plot(rows["key"], rows["mase"], color=ACCENT if best else None, linewidth=2 if best else 1, label=str(name))
+    ax.set_xlabel("hours after the issue time")
+    ax.set_ylabel("scaled error (MASE)")
+    ax.set_ylim(bottom=0)
+    ax.legend(fontsize=7, frameon=False)
+    return _png(figure)
+
+
+def _series(result: BacktestResult, most: int = 15) -> bytes:
+    """The series with the largest errors, in percent."""
+    rows = result.metrics.filter(slice="series", candidate=result.best).filter(pl.col("mape").is_not_null())
+    rows = rows.sort(["mape", "key"], descending=[True, False]).head(most).reverse()
+    figure, (ax,) = _figure(6.4, 0.9 + 0.22 * rows.height)
+    ax.barh(rows["key"].to_list(), rows["mape"].to_list(), color=PALE)
+    ax.set_xlabel(f"mean absolute percentage error of {result.best}: worst series")
+    ax.tick_params(labelsize=7)
+    return _png(figure)
+
+
+def drift_pictures(history: pl.DataFrame) -> dict[str, bytes]:
+    """regret: a heat map of the weekly log ratio of the champion's loss to a fresh fit's, series x week."""
+    table = (
+        history.with_columns(regret=(pl.col("champion_loss") / pl.col("fresh_loss")).log())
+        .sort("week")
+        .pivot(on="week", index="series_id", values="regret", sort_columns=False)
+        .sort("series_id")
+    )
+    values = table.drop("series_id").to_numpy().astype(float)
+    figure, (ax,) = _figure(max(4.0, 2.2 + 0.22 * values.shape[1]), max(2.2, 1 + 0.16 * values.shape[0]))
+    image = ax.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-0.3, vmax=0.3, interpolation="nearest")
+    weeks = [str(week)[:10] for week in table.columns[1:]]
+    shown = np.unique(np.linspace(0, len(weeks) - 1, min(len(weeks), 8)).astype(int))
+    ax.set_xticks(shown, [weeks[i] for i in shown], rotation=45, ha="right", fontsize=7)
+    ax.set_yticks(range(table.height), table["series_id"].to_list(), fontsize=6)
+    figure.colorbar(image, ax=ax, label="regret (log ratio to a fresh fit)", shrink=0.8)
+    return {"regret": _png(figure)}

@@ -1,0 +1,233 @@
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lakehouse_assets.features import demand as features
+from lakehouse_assets_tests.demand import (
+    HOUR,
+    PUBLISHED,
+    START,
+    declare,
+    landed,
+    load_curve,
+    months,
+    refine,
+    source,
+    texts,
+)
+
+BERLIN = {
+    "columns": {"series_id": "area", "ts": "time", "value": "mw", "published_at": "published"},
+    "covariates": {
+        **PUBLISHED,
+        "wind_forecast": {"column": "wind", "known": "before"},
+        "temperature": {"column": "temp", "known": "after"},
+    },
+    "time_zone": "Europe/Berlin",
+    "publication_delay": "3h",
+    "horizon": "48h",
+    "start": "2021-02-01",
+}
+DAYS = 75  # from February into April: a change of the clock lies in between
+FIRST = datetime(2021, 2, 1, tzinfo=UTC)
+
+
+def _rows(seed: int = 0) -> pl.DataFrame:
+    """Two series with published forecasts and weather, some rows late, some revised, some bad."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for name, level in (("a", 1000.0), ("b", 50.0)):
+        values = load_curve(DAYS * 24, seed, level)
+        start = FIRST if name == "a" else FIRST + timedelta(days=3, hours=5)
+        values = values[(start - FIRST) // HOUR :]
+        n = len(values)
+        spoiled: list[float | None] = list(values)
+        for i in rng.choice(np.arange(400, n), 40, replace=False):
+            spoiled[i] = rng.choice([0.0, values[i] * 10, -5.0])
+        spoiled[900:930] = [None] * 30
+        due = [start + (i + 4) * HOUR for i in range(n)]
+        late = (rng.random(n) < 0.03).astype(int).tolist()
+        published = [(due[i] + timedelta(hours=30 * late[i])).isoformat() for i in range(n)]
+        known = {"published_forecast": (values * 1.03).round(1), "wind_forecast": rng.normal(10, 3, n).round(2)}
+        known["temperature"] = rng.normal(10, 5, n).round(2)
+        rows = texts(name, start, spoiled, published_at=published, **known)
+        again = np.flatnonzero(rng.random(n) < 0.02)
+        revised = rows[again].with_columns(
+            value=pl.Series([str(values[i] * 1.2) for i in again]),
+            published_at=pl.Series([(due[i] + timedelta(hours=50)).isoformat() for i in again]),
+        )
+        frames += [rows, revised]
+    return pl.concat(frames)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    declaration = declare(tmp_path_factory.mktemp("berlin"), **BERLIN)
+    rows = landed(declaration, _rows())
+    return {"declaration": declaration, "rows": rows, **refine(declaration, rows)}
+
+
+def test_one_row_for_each_issue_time_series_and_hour(made: dict) -> None:
+    table = made["features"]
+    assert features.contract(made["declaration"]).is_valid(table)
+    by_issue = table.group_by("issued_at", "series_id").agg(pl.col("horizon").sort(), pl.col("ts").min())
+    assert all(list(row) == list(range(48)) for row in by_issue["horizon"])
+    # midnight in Berlin: at 23:00 UTC in winter, at 22:00 in summer; and hours are forecast under two issue times
+    assert set(table["issued_at"].dt.hour()) == {23, 22}
+    assert (by_issue["ts"] == by_issue["issued_at"]).all()
+    inner = table.filter(pl.col("series_id") == "a").group_by("ts").len().sort("ts")["len"][48:-48]
+    assert sorted(inner.value_counts()["len"]) == [2, 3]
+    assert (inner == 3).sum() == 2  # the day of 23 hours is the first or the second of a horizon
+    # the first issue time is the first midnight 28 days after the first good hour, the last one not after what is known
+    for name, start in (("a", FIRST), ("b", FIRST + timedelta(days=3, hours=5))):
+        first = table.filter(pl.col("series_id") == name)["issued_at"].min()
+        assert timedelta(days=28) <= first - start < timedelta(days=29)
+    edge = FIRST + timedelta(days=DAYS, hours=3)
+    assert timedelta(0) <= edge - table["issued_at"].max() < timedelta(days=1)
+
+
+def test_every_feature_is_what_a_loop_over_known_hours_finds(made: dict) -> None:
+    """An oracle that knows nothing of panels: dictionaries of hours, the delay, and the local clock."""
+    gold = made["gold"]
+    table = made["features"].sample(60, seed=1)
+    hours = {(r["series_id"], r["ts"]): r for r in gold.iter_rows(named=True)}
+    for row in table.iter_rows(named=True):
+        name, issued, ts = row["series_id"], row["issued_at"], row["ts"]
+        last = issued - 4 * HOUR  # an hour is known an hour and three hours' delay after its start
+
+        def value(at: datetime, column: str = "known_value") -> float | None:
+            found = hours.get((name, at))  # noqa: B023
+            return None if found is None else found[column]
+
+        def known(at: datetime) -> float | None:
+            return value(at) if at <= last else None  # noqa: B023
+
+        def error(at: datetime) -> float | None:
+            v, f = known(at), value(at, "published_forecast")
+            return None if v is None or f is None else v - f
+
+        def temperature(at: datetime) -> float | None:
+            return value(at, "temperature") if at <= last else None  # noqa: B023
+
+        window = [v for k in range(672) if (v := known(last - k * HOUR)) is not None]
+        day, week = window[:24], window[:168]
+        expected = {f"lag_{k}h": known(ts - k * HOUR) for k in range(24, 337, 24)}
+        expected |= {f"last_{k}h": known(last - (k - 1) * HOUR) for k in (1, 2, 3, 6)}
+        expected |= {"mean_24h": np.mean(day), "mean_168h": np.mean(week), "mean_672h": np.mean(window)}
+        expected |= {"std_168h": np.std(week, ddof=1), "min_24h": min(day), "max_24h": max(day)}
+        expected |= {f"forecast_lag_{k}h": value(ts - k * HOUR, "published_forecast") for k in (24, 168)}
+        expected |= {f"error_lag_{k}h": error(ts - k * HOUR) for k in (24, 48, 168)}
+        expected |= {f"error_last_{k}h": error(last - (k - 1) * HOUR) for k in (1, 2, 3)}
+        expected["error_mean_24h"] = np.mean([error(last - k * HOUR) for k in range(24)])
+        expected |= {c: value(ts, c) for c in ("published_forecast", "wind_forecast")}
+        expected["wind_forecast_lag_24h"] = value(ts - 24 * HOUR, "wind_forecast")
+        expected |= {f"temperature_lag_{k}h": temperature(ts - k * HOUR) for k in (24, 48)}
+        measured = [t for k in range(24) if (t := temperature(last - k * HOUR)) is not None]
+        expected["temperature_mean_24h"] = np.mean(measured)
+        local = pl.Series([ts]).dt.convert_time_zone("Europe/Berlin")
+        expected |= {"hour": local.dt.hour()[0], "day_of_week": local.dt.weekday()[0]}
+        angle = 2 * np.pi * (local.dt.ordinal_day()[0] - 1) / 365.25
+        expected |= {"season_sin": np.sin(angle), "season_cos": np.cos(angle)}
+        target = hours.get((name, ts))
+        reported = target is not None and not target["pending"] and target["imputed"] is None
+        expected["value"] = target["value"] if reported else None
+        for column, wanted in expected.items():
+            if wanted is None:
+                assert row[column] is None, column
+            else:
+                assert row[column] == pytest.approx(wanted, rel=1e-5, abs=2e-3), column
+
+
+@settings(max_examples=25, deadline=None)
+@given(hour=st.integers(29 * 24, DAYS * 24), how=st.sampled_from(["times a thousand", "gone", "text"]))
+def test_what_was_not_known_changes_nothing(made: dict, hour: int, how: str) -> None:
+    """Corrupt all that was not known at a moment: features of issue times up to it stay the same, bit for bit."""
+    moment = FIRST + hour * HOUR
+    declaration = made["declaration"]
+    rows = made["rows"]
+    unknown = pl.col("known_at") > moment
+    # what is published ahead is known for the horizon
+    beyond = pl.col("ts_utc") >= moment + timedelta(hours=48)
+    revision = unknown & (pl.col("known_at") - pl.col("ts_utc") > timedelta(hours=45))
+    replace = {
+        "times a thousand": (pl.col("value").cast(pl.Float64) * 1000).cast(pl.String),
+        "gone": pl.lit(None, dtype=pl.String),
+        "text": pl.lit("#REF!"),
+    }[how]
+    corrupted = rows.with_columns(
+        pl.when(unknown).then(replace).otherwise("value").alias("value"),
+        pl.when(unknown).then(pl.lit("-99")).otherwise("temperature").alias("temperature"),
+        *(
+            pl.when(beyond | revision).then(pl.lit("12345")).otherwise(name).alias(name)
+            for name in ("published_forecast", "wind_forecast")
+        ),
+    )
+    assert hour == DAYS * 24 or not corrupted.equals(rows)
+    # What was published ahead lies there already, as pending rows, and stays when the whole row turns out to be broken.
+    ahead = rows.filter(unknown, ~beyond, ~revision).with_columns(
+        pending=pl.lit(True), value=pl.lit(None, dtype=pl.String), temperature=pl.lit(None, dtype=pl.String)
+    )
+    corrupted = pl.concat([ahead, corrupted])
+    columns = pl.exclude("value", "known_at")  # the target may change; it is no feature
+    past = pl.col("issued_at") <= moment
+    expected = made["features"].filter(past).select(columns)
+    assert expected.height
+    found = refine(declaration, corrupted, declaration.issue_times(FIRST, moment))["features"]
+    assert found.select(columns).equals(expected)
+
+
+def test_holidays_and_groups_come_from_the_table_of_the_series(tmp_path: Path) -> None:
+    declaration = declare(tmp_path, start="2021-12-01")
+    first = datetime(2021, 12, 1, tzinfo=UTC)
+    gold = refine(declaration, landed(declaration, texts("a", first, load_curve(24 * 40))))["gold"]
+    about = {"series_id": "a", "group": "east", "time_zone": "Australia/Sydney", "holidays": "AU-NSW"}
+    first_hours = gold.head(1).select("series_id", first_hour=pl.col("ts") - timedelta(days=28))
+    times = declaration.issue_times(datetime(2021, 12, 24, tzinfo=UTC), datetime(2021, 12, 29, tzinfo=UTC))
+    (frame,) = features.transform(gold.lazy(), declaration, pl.DataFrame([about]), first_hours, times)
+    local = frame.with_columns(day=pl.col("ts").dt.convert_time_zone("Australia/Sydney").dt.date())
+    days = local.group_by("day").agg(pl.col("^is_.*$").unique()).sort("day")
+    holidays = {date(2021, 12, d) for d in (25, 26, 27, 28)}  # the two after are in lieu of the weekend
+    for row in days.iter_rows(named=True):
+        one = timedelta(days=1)
+        assert row["is_holiday"] == [float(row["day"] in holidays)]
+        assert row["is_day_before_holiday"] == [float(row["day"] + one in holidays)]
+        assert row["is_day_after_holiday"] == [float(row["day"] - one in holidays)]
+    assert frame["series_group"].unique().to_list() == ["east"]
+    assert frame.filter(pl.col("horizon") == 0)["hour"].unique().to_list() == [11.0]  # midnight UTC in summer
+
+
+def test_a_range_of_months_is_the_same_as_month_by_month(tmp_path: Path) -> None:
+    """Through Dagster and Delta: silver, gold and features of five months, in one pass and one after the other."""
+    tables = ("silver/demand", "silver/demand_quarantine", "gold/demand_hourly", "gold/demand_daily", "features/demand")
+    rooms = ("silver", "demand_hourly", "demand_daily", "features")
+    rng = np.random.default_rng(5)
+    start = START + timedelta(days=20)
+    values: list[float | str | None] = list(load_curve(24 * 100))
+    for i in rng.choice(2400, 150, replace=False):
+        values[i] = rng.choice(["0", "1e7", "", "garbage"])
+    rows = texts("a", start, values, plan=load_curve(24 * 100, 9))
+    rows = rows.rename({"series_id": "area", "ts": "time", "value": "mw"})
+    kept = {}
+    for how in ("at_once", "by_month"):
+        with source(tmp_path / how, covariates=PUBLISHED, horizon="36h", time_zone="America/New_York") as plant:
+            plant.write("rows.csv", rows)
+            assert plant.run("bronze").success
+            if how == "at_once":
+                assert plant.run(*rooms, months=months(0, 4)).success
+            else:
+                for room in rooms:
+                    for month in range(5):
+                        assert plant.run(room, months=months(month, month)).success
+            kept[how] = {name: plant.rows(name).drop("batch_id", "ingested_at", strict=False) for name in tables}
+    for name in tables:
+        keys = [key for key in ("series_id", "ts", "date", "issued_at") if key in kept["at_once"][name].columns]
+        a, b = (kept[how][name].sort(keys) for how in kept)
+        assert a.height, name
+        assert a.equals(b), name
+    assert kept["at_once"]["silver/demand_quarantine"].height > 20
+    assert kept["at_once"]["gold/demand_hourly"]["imputed"].null_count() < 2400

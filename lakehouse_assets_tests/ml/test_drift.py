@@ -1,0 +1,85 @@
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+from scipy.stats import false_discovery_control
+
+from lakehouse_assets.ml.definition import DriftPolicy
+from lakehouse_assets.ml.drift import HISTORY_SCHEMA, benjamini_hochberg, input_drift, psi, verdict, wasserstein
+from lakehouse_assets.ml.forecast import Forecast
+from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
+
+WEEK = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def history(series: int, weeks: int, seed: int = 0) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    rows = [
+        (f"S{s:02}", WEEK + timedelta(days=7 * w), 168, float(np.exp(rng.normal(0, 0.04))), 1.0, 1.0, 0.0)
+        for s in range(series)
+        for w in range(weeks)
+    ]
+    return pl.DataFrame(rows, schema=HISTORY_SCHEMA, orient="row")
+
+
+def worsen(frame: pl.DataFrame, series: list[str], by: float, last: int) -> pl.DataFrame:
+    since = frame["week"].unique().sort()[-last]
+    hit = pl.col("series_id").is_in(series) & (pl.col("week") >= since)
+    return frame.with_columns(champion_loss=pl.when(hit).then(pl.col("champion_loss") * by).otherwise("champion_loss"))
+
+
+def test_a_quiet_fleet_is_ok_and_a_drifted_series_is_named() -> None:
+    quiet = history(30, 8)
+    assert verdict(quiet, DriftPolicy()).verdict == "ok"
+    assert verdict(quiet, DriftPolicy()).summary["series_drifted"] == 0
+    found = verdict(worsen(quiet, ["S03", "S17", "S21"], 1.25, 3), DriftPolicy())
+    assert found.series.filter(verdict="drift")["series_id"].to_list() == ["S03", "S17", "S21"]
+    assert found.verdict == "drift"  # 3 of 30 are the share of the policy
+    one = verdict(worsen(quiet, ["S03"], 1.25, 3), DriftPolicy())
+    assert one.summary["series_drifted"] == 1
+    assert one.verdict == "ok"
+    assert (one.window_start, one.window_end) == (WEEK + timedelta(days=35), WEEK + timedelta(days=56))
+
+
+def test_small_or_new_effects_are_no_drift() -> None:
+    quiet = history(30, 8)
+    assert verdict(worsen(quiet, ["S03"], 1.05, 8), DriftPolicy()).summary["series_drifted"] == 0
+    every = quiet["series_id"].unique().to_list()
+    assert verdict(worsen(quiet, every, 1.12, 3), DriftPolicy()).verdict == "drift"
+
+
+def test_too_few_weeks_are_insufficient_data() -> None:
+    few = verdict(history(5, 2), DriftPolicy())
+    assert few.verdict == "insufficient_data"
+    assert set(few.series["verdict"]) == {"insufficient_data"}
+    assert verdict(history(5, 0), DriftPolicy()).verdict == "insufficient_data"
+
+
+def test_false_alarms_are_rare_on_series_without_drift() -> None:
+    drifted = [verdict(history(40, 6, seed), DriftPolicy()).summary["series_drifted"] for seed in range(25)]
+    assert sum(drifted) <= 2  # of 1,000 series-weeks
+
+
+def test_benjamini_hochberg_is_scipys() -> None:
+    p = np.random.default_rng(0).uniform(size=50) ** 3
+    np.testing.assert_allclose(benjamini_hochberg(p), false_discovery_control(p))
+    assert np.isnan(benjamini_hochberg(np.array([np.nan, 0.01]))[0])
+
+
+def test_psi_and_wasserstein_see_a_shift() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=4000), rng.normal(size=4000)
+    assert psi(a, b) < 0.02
+    assert psi(a, b + 1) > 0.5
+    np.testing.assert_allclose(wasserstein(a, a + 0.5), 0.5, rtol=0.02)
+    assert np.isnan(psi(a, np.array([np.nan])))
+
+
+def test_inputs_that_moved_come_first() -> None:
+    demand, published = load_curves(2, 90)
+    demand[1, 60 * 24 :] *= 1.3
+    panel = Forecast().dataset(feature_frame(demand, published))
+    moved = input_drift(panel.take(days=slice(0, 30)), panel.take(days=slice(34, 62)))
+    first = moved.group_by("series_id", maintain_order=True).first()
+    assert first.filter(series_id="S1")["wasserstein"].item() > 3 * first.filter(series_id="S0")["wasserstein"].item()
+    assert not {"hour", "is_holiday", "lag_336h"} & set(moved["column"])

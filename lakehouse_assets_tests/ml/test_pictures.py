@@ -1,0 +1,39 @@
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from lakehouse_assets.ml.definition import BacktestResult
+from lakehouse_assets.ml.metrics import forecast_metrics
+from lakehouse_assets.ml.pictures import backtest_pictures, drift_pictures
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def is_png(picture: bytes) -> bool:
+    return picture.startswith(b"\x89PNG") and 1_000 < len(picture) < 200_000
+
+
+def test_a_backtest_and_a_history_are_drawn() -> None:
+    rng = np.random.default_rng(0)
+    ts = [START + timedelta(hours=i) for i in range(48)]
+    losses = pl.DataFrame(
+        {
+            "fold": pl.Series([0] * 96, dtype=pl.Int32),
+            "series_id": ["a"] * 48 + ["b"] * 48,
+            "ts": ts * 2,
+            "horizon": pl.Series(list(range(24)) * 4, dtype=pl.Int16),
+            "y": rng.normal(100, 5, 96),
+            "mase_scale": [4.0] * 96,
+            "reference": rng.normal(100, 5, 96),
+            "ridge": rng.normal(100, 2, 96),
+        }
+    )
+    metrics = forecast_metrics(losses, ["ridge"])
+    pictures = backtest_pictures(BacktestResult("ridge", "relative_mae", metrics, pl.DataFrame(), losses, {}))
+    assert set(pictures) == {"leaderboard", "forecast", "hours", "series"}
+    assert all(is_png(picture) for picture in pictures.values())
+    history = pl.DataFrame(
+        {"series_id": ["a", "b"], "week": [START] * 2, "champion_loss": [1.2, 1.0], "fresh_loss": 1.0}
+    )
+    assert is_png(drift_pictures(history)["regret"])
