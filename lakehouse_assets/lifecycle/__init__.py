@@ -1,0 +1,1 @@
+"""What every model has, made from its definition: training, promotion, prediction, monitoring, retraining."""

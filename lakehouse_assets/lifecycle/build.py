@@ -1,0 +1,22 @@
+"""From a model's definition to everything that Dagster needs to run its life."""
+
+import dagster as dg
+
+from lakehouse_assets.lifecycle.monitoring import drift_asset, errors_asset
+from lakehouse_assets.lifecycle.prediction import prediction_asset
+from lakehouse_assets.lifecycle.promotion import promotion_asset
+from lakehouse_assets.lifecycle.retraining import retraining_definitions
+from lakehouse_assets.lifecycle.training import training_asset
+from lakehouse_assets.ml.definition import ModelDefinition
+
+
+def lifecycle(definition: ModelDefinition) -> dg.Definitions:
+    """Assets, checks, jobs, schedules and sensors of one model."""
+    stages = [stage(definition) for stage in (promotion_asset, prediction_asset, errors_asset, drift_asset)]
+    return dg.Definitions.merge(
+        dg.Definitions(
+            assets=[training_asset(definition), *(asset for asset, _ in stages)],
+            asset_checks=[check for _, check in stages],
+        ),
+        retraining_definitions(definition),
+    )

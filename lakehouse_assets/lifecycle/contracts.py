@@ -1,0 +1,45 @@
+"""Contracts of the tables that a life cycle writes: the columns that a kind brings, and those that every model has."""
+
+from collections.abc import Mapping, Sequence
+
+import dataframely as dy
+import polars as pl
+
+from lakehouse_assets.lake.table_asset import ContractClass, extended
+from lakehouse_assets.ml.definition import Columns
+
+MODEL_VERSION: Columns = {"model_version": (pl.Int64(), "Version of the registered model.")}
+MONTH: Columns = {"month": (pl.Date(), "First day of the UTC month of the first key: the partition.")}
+REPORT: Columns = {
+    "report": (pl.String(), "Local date at which the week ended: the name of the report."),
+    "fleet_verdict": (pl.String(), "ok, drift or insufficient_data, for all members together."),
+}
+_TYPES: Mapping[type[pl.DataType], type[dy.Column]] = {
+    pl.String: dy.String,
+    pl.Float64: dy.Float64,
+    pl.Int64: dy.Int64,
+    pl.Int16: dy.Int16,
+    pl.Date: dy.Date,
+    pl.Boolean: dy.Bool,
+}
+
+
+def contract_of(name: str, columns: Columns, keys: Sequence[str], further: Columns) -> ContractClass:
+    """A contract from columns: `keys` are the primary key and not null, everything else may be null.
+
+    Raises:
+        KeyError: a column has a type that no contract here has needed so far.
+    """
+    fields: dict[str, dy.Column] = {}
+    for column, (dtype, description) in {**columns, **further}.items():
+        is_key = column in keys
+        if isinstance(dtype, pl.Datetime):
+            fields[column] = dy.Datetime(
+                primary_key=is_key, nullable=not is_key, time_zone="UTC", description=description
+            )
+        else:
+            kind = _TYPES[type(dtype)]
+            fields[column] = kind(primary_key=is_key, nullable=not is_key, description=description)
+    contract = extended(dy.Schema, fields)
+    contract.__name__ = name
+    return contract

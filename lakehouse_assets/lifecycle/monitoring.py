@@ -1,0 +1,211 @@
+"""Monitoring: predictions against what came, and the weekly verdict on whether the champion has drifted."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import polars as pl
+
+from lakehouse_assets.lake.resource import LakeResource
+from lakehouse_assets.lake.table_asset import column_schema, contract_check
+from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, REPORT, contract_of
+from lakehouse_assets.lifecycle.names import Names, table_key
+from lakehouse_assets.lifecycle.pictures import picture_metadata
+from lakehouse_assets.ml.definition import DriftVerdict, ModelDefinition
+from lakehouse_assets.registry.resource import RegistryResource
+from lakehouse_assets.registry.tracking import ModelVersion
+
+WEEK = timedelta(days=7)
+# What came late is compared late: so far back errors are looked at again.
+_LOOK_BACK = timedelta(days=35)
+
+
+def errors_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
+    """The asset `monitoring/<name>_errors` and the check of its contract."""
+    names, kind = Names(definition.name), definition.kind
+    time = kind.time_column
+    contract = contract_of("Errors", kind.error_columns, kind.keys, {**MODEL_VERSION, **MONTH})
+
+    @dg.asset(
+        key=names.errors,
+        deps=[names.prediction, dg.AssetKey(definition.features.split("/"))],
+        group_name="monitoring",
+        description=f"Predictions of {definition.name} against what came, once it is known.",
+        kinds={"delta", "polars"},
+        owners=["team:lakehouse"],
+        tags={"model": definition.name, "layer": "monitoring"},
+        metadata={"partition_expr": "month", "dagster/column_schema": column_schema(contract)},
+    )
+    def errors(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        predictions = lake.lake().table(table_key(names.prediction))
+        if not predictions.exists():
+            return dg.MaterializeResult(metadata={"reason": "nothing has been predicted yet"})
+        table = lake.lake().table(table_key(names.errors))
+        since = None
+        if table.exists():
+            since = table.scan().select(pl.col(time).max()).collect().item()
+        recent = (
+            pl.lit(True)
+            if since is None
+            else (pl.col(time) >= since - _LOOK_BACK) & (pl.col("month") >= (since - _LOOK_BACK).date().replace(day=1))
+        )
+        predicted = predictions.scan().filter(recent).collect()
+        first = predicted["month"].min()
+        features = lake.lake().table(definition.features).scan().filter(pl.col("month") >= first)
+        actual = features.select(*kind.keys, definition.target).collect()
+        compared = kind.errors(predicted, actual)
+        result = table.merge(compared, keys=kind.keys, partition_by=["month"], run_id=context.run_id)
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": table.row_count(),
+                "rows_compared": compared.height,
+                "delta_version": result.version,
+                **{f"last_week_{key}": value for key, value in _last_week(compared, time).items()},
+            },
+            data_version=dg.DataVersion(str(result.version)),
+        )
+
+    return errors, contract_check(errors, contract)
+
+
+def _last_week(compared: pl.DataFrame, time: str) -> dict[str, float]:
+    if compared.is_empty():
+        return {}
+    rows = compared.filter(pl.col(time) > pl.col(time).max() - WEEK)
+    return {"mean_absolute_error": float(rows["absolute_error"].mean()), "bias": float(rows["error"].mean())}  # type: ignore[arg-type]
+
+
+def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
+    """The asset `monitoring/<name>_drift` with its verdict as a check, and the check of its contract."""
+    names, kind = Names(definition.name), definition.kind
+    keys = ("model_version", "week", kind.keys[1])
+    contract = contract_of("Drift", {**MODEL_VERSION, **kind.drift_columns}, keys, REPORT)
+
+    @dg.asset(
+        key=names.drift,
+        deps=[names.promotion, names.errors, dg.AssetKey(definition.features.split("/"))],
+        group_name="monitoring",
+        description=(
+            "Weekly verdict by member: the champion against a fresh fit of its own recipe on the week after that fit "
+            "(regret: what retraining would mend), and against its backtest's errors; input statistics explain."
+        ),
+        kinds={"delta", "scikitlearn"},
+        owners=["team:lakehouse"],
+        tags={"model": definition.name, "layer": "monitoring"},
+        metadata={"dagster/column_schema": column_schema(contract)},
+        check_specs=[
+            dg.AssetCheckSpec(
+                "no_drift", asset=names.drift, description="The champion does as well as a fresh fit would."
+            )
+        ],
+    )
+    def drift(
+        context: dg.AssetExecutionContext, lake: LakeResource, registry: RegistryResource
+    ) -> dg.MaterializeResult:
+        store = registry.registry()
+        champion = store.get(definition.name, "champion")
+        if champion is None:
+            return _no_report("no champion yet")
+        features = lake.lake().table(definition.features)
+        table = lake.lake().table(table_key(names.drift))
+        history = None
+        if table.exists():
+            history = table.scan().filter(pl.col("model_version") == champion.version).collect()
+        edge = features.scan().select(pl.col(kind.time_column).max()).collect().item()
+        cutoff, zone = datetime.fromisoformat(champion.tags["cutoff"]), definition.schedules.time_zone
+        judged = set() if history is None else set(history["week"].unique())
+        weeks = [week for week in whole_weeks(cutoff, edge, zone) if week not in judged]
+        if history is None and not weeks:
+            return _no_report("no full week since the champion was trained")
+        findings = pl.DataFrame()
+        if weeks:
+            model = store.load(definition.name, champion.version)
+            dataset = kind.dataset(features.scan().collect())
+            for week in weeks:
+                context.log.info(f"week of {week:%Y-%m-%d}: champion against a fresh fit")
+                new = kind.weekly_losses(model, dataset, week).with_columns(
+                    model_version=pl.lit(champion.version, pl.Int64), report=pl.lit(_report_name(week, zone))
+                )
+                earlier = new if history is None else pl.concat([history.select(new.columns), new])
+                verdict = kind.verdict(earlier, definition.drift)
+                statistics = verdict.series.with_columns(fleet_verdict=pl.lit(verdict.verdict))
+                rows = new.join(statistics, on=kind.keys[1], how="left")
+                table.merge(rows, keys=keys, run_id=context.run_id)
+                history = rows if history is None else pl.concat([history, rows.select(history.columns)])
+            drifted = verdict.series.filter(verdict="drift")[kind.keys[1]].to_list()
+            if drifted:
+                findings = kind.explain(dataset, drifted, weeks[-1], WEEK)
+        assert history is not None
+        verdict = kind.verdict(history, definition.drift)
+        return _report(champion, verdict, findings, kind.drift_pictures(history), table.version(), zone)
+
+    return drift, contract_check(drift, contract)
+
+
+def whole_weeks(since: datetime, edge: datetime, zone: str) -> list[datetime]:
+    """Starts (UTC) of the whole weeks, from Monday 00:00 in a time zone, from `since` on that had ended by `edge`."""
+    local = since.astimezone(ZoneInfo(zone))
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
+    if midnight < local:
+        midnight += timedelta(days=1)
+    # Wall-clock arithmetic: a week with a clock change is an hour shorter or longer.
+    start = midnight + timedelta(days=-midnight.weekday() % 7)
+    weeks = []
+    while start + WEEK <= edge:
+        weeks.append(start.astimezone(UTC))
+        start += WEEK
+    return weeks
+
+
+def _report_name(week: datetime, zone: str) -> str:
+    """The local date at which a week ends names the report about it."""
+    return f"{week.astimezone(ZoneInfo(zone)) + WEEK:%Y-%m-%d}"
+
+
+def _no_report(reason: str) -> dg.MaterializeResult:
+    return dg.MaterializeResult(
+        metadata={"verdict": "insufficient_data", "reason": reason},
+        check_results=[dg.AssetCheckResult(check_name="no_drift", passed=True, description=reason)],
+    )
+
+
+def _report(
+    champion: ModelVersion,
+    verdict: DriftVerdict,
+    findings: pl.DataFrame,
+    pictures: Mapping[str, bytes],
+    version: int,
+    zone: str,
+) -> dg.MaterializeResult:
+    """The latest verdict as metadata (the sensor reads it), as a check that warns, and as a picture."""
+    assert verdict.window_end is not None
+    report = _report_name(verdict.window_end - WEEK, zone)
+    summary: dict[str, Any] = {key: value for key, value in verdict.summary.items() if value is not None}
+    said = f"{verdict.verdict}: {summary['series_drifted']} of {summary['series_tested']} drifted by {report}"
+    shown: dict[str, Any] = {
+        "report": report,
+        "verdict": verdict.verdict,
+        "champion_version": champion.version,
+        "window_end": report,
+        **summary,
+        "delta_version": version,
+        **picture_metadata(pictures),
+    }
+    if not findings.is_empty():
+        shown["what_moved"] = dg.MetadataValue.json(json.loads(findings.write_json()))
+    return dg.MaterializeResult(
+        metadata=shown,
+        data_version=dg.DataVersion(str(version)),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="no_drift",
+                passed=verdict.verdict != "drift",
+                severity=dg.AssetCheckSeverity.WARN,
+                description=said,
+                metadata=summary,
+            )
+        ],
+    )

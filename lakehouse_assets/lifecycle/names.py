@@ -1,0 +1,66 @@
+"""What the stages of one model's life cycle are called: asset keys, tags and jobs, made from the model's name."""
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+TRIGGER_TAG = "lakehouse/trigger"
+REPORT_TAG = "lakehouse/report"
+REQUESTED_AT_TAG = "lakehouse/requested_at"
+
+
+@dataclass(frozen=True)
+class Names:
+    """Asset keys and job names of the model `model`."""
+
+    model: str
+
+    @property
+    def training(self) -> dg.AssetKey:
+        """The trained challenger."""
+        return dg.AssetKey(["models", self.model])
+
+    @property
+    def promotion(self) -> dg.AssetKey:
+        """The gate's decisions."""
+        return dg.AssetKey(["registry", self.model])
+
+    @property
+    def prediction(self) -> dg.AssetKey:
+        """The champion's predictions."""
+        return dg.AssetKey(["predictions", self.model])
+
+    @property
+    def errors(self) -> dg.AssetKey:
+        """Predictions against what came."""
+        return dg.AssetKey(["monitoring", f"{self.model}_errors"])
+
+    @property
+    def drift(self) -> dg.AssetKey:
+        """The weekly verdicts."""
+        return dg.AssetKey(["monitoring", f"{self.model}_drift"])
+
+    @property
+    def retrain_job(self) -> str:
+        """The job that trains, decides and predicts anew."""
+        return f"{self.model}_retrain"
+
+    @property
+    def predict_job(self) -> str:
+        """The job that predicts with the champion and compares earlier predictions with what came."""
+        return f"{self.model}_predict"
+
+    @property
+    def monitor_job(self) -> str:
+        """The job that looks for drift."""
+        return f"{self.model}_monitor"
+
+    @property
+    def pool(self) -> str:
+        """The pool whose only slot a training holds."""
+        return f"{self.model}_training"
+
+
+def table_key(key: dg.AssetKey) -> str:
+    """A table's place in the lake: the words of its asset key."""
+    return "/".join(key.path)

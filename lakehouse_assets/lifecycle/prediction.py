@@ -1,0 +1,88 @@
+"""Prediction: batch scoring with the champion, idempotent for each time at which predictions are made."""
+
+from datetime import datetime
+
+import dagster as dg
+import polars as pl
+
+from lakehouse_assets.lake.resource import LakeResource
+from lakehouse_assets.lake.table import Table
+from lakehouse_assets.lake.table_asset import column_schema, contract_check
+from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, contract_of
+from lakehouse_assets.lifecycle.names import Names, table_key
+from lakehouse_assets.ml.definition import ModelDefinition
+from lakehouse_assets.registry.resource import RegistryResource
+
+
+def prediction_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
+    """The asset `predictions/<name>` and the check of its contract."""
+    names, kind = Names(definition.name), definition.kind
+    time = kind.time_column
+    contract = contract_of("Predictions", kind.prediction_columns, kind.keys, {**MODEL_VERSION, **MONTH})
+
+    @dg.asset(
+        key=names.prediction,
+        deps=[names.promotion, dg.AssetKey(definition.features.split("/"))],
+        group_name="predictions",
+        description=(
+            f"Predictions of the champion of {definition.name}: for every {time} that has features and no prediction "
+            "yet, and for the latest one again when a new champion came into force. One prediction a key."
+        ),
+        kinds={"delta", "polars"},
+        owners=["team:lakehouse"],
+        tags={"model": definition.name, "layer": "predictions"},
+        metadata={"partition_expr": "month", "dagster/column_schema": column_schema(contract)},
+    )
+    def predict(
+        context: dg.AssetExecutionContext, lake: LakeResource, registry: RegistryResource
+    ) -> dg.MaterializeResult:
+        store = registry.registry()
+        champion = store.get(definition.name, "champion")
+        table = lake.lake().table(table_key(names.prediction))
+        if champion is None:
+            context.log.warning(f"{definition.name} has no champion yet; nothing is predicted")
+            return dg.MaterializeResult(metadata={"reason": "no champion yet"})
+        features = lake.lake().table(definition.features).scan()
+        times = _times_to_predict(table, features, time, champion.version)
+        if not times:
+            return dg.MaterializeResult(metadata={"reason": "every time with features has been predicted"})
+        # The months are there to prune by: without them every file of the features would be read.
+        months = sorted({moment.date().replace(day=1) for moment in times})
+        frame = features.filter(pl.col("month").is_in(months) & pl.col(time).is_in(times)).collect()
+        model = store.load(definition.name, champion.version)
+        predicted = model.predict(frame).with_columns(
+            model_version=pl.lit(champion.version, pl.Int64), month=pl.col(time).dt.date().dt.month_start()
+        )
+        result = table.merge(predicted, keys=kind.keys, partition_by=["month"], run_id=context.run_id)
+        return dg.MaterializeResult(
+            metadata={
+                "model_version": champion.version,
+                "first": str(min(times)),
+                "last": str(max(times)),
+                "dagster/row_count": table.row_count(),
+                "rows_predicted": predicted.height,
+                "delta_version": result.version,
+            },
+            data_version=dg.DataVersion(str(result.version)),
+        )
+
+    return predict, contract_check(predict, contract)
+
+
+def _times_to_predict(table: Table, features: pl.LazyFrame, time: str, version: int) -> list[datetime]:
+    """The times without predictions since the last one with; and that one again when another version made it.
+
+    At the very first there is no last one: then the latest time with features is the first to be predicted.
+    """
+    latest = features.select(pl.col(time).max()).collect().item()
+    if latest is None:
+        return []
+    if not table.exists():
+        return [latest]
+    last = table.scan().select(pl.col(time).max()).collect().item()
+    by = table.scan().filter(pl.col(time) == last).select(pl.col("model_version").min()).collect().item()
+    wanted = pl.col(time) > last
+    if last == latest and by != version:
+        wanted = pl.col(time) >= last
+    found = features.filter(wanted & (pl.col("month") >= last.date().replace(day=1)))
+    return found.select(pl.col(time).unique().sort()).collect()[time].to_list()

@@ -1,0 +1,125 @@
+"""A small model of its own, on a feature table that a test writes: the life cycle knows nothing of demand."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from lakehouse_assets.lake.clock import Clock
+from lakehouse_assets.lake.resource import LakeResource
+from lakehouse_assets.lake.table import Lake, Table
+from lakehouse_assets.lifecycle.build import lifecycle
+from lakehouse_assets.ml.definition import DriftPolicy, ModelDefinition, RetrainPolicy
+from lakehouse_assets.ml.estimators import Ridge, SeasonalNaive
+from lakehouse_assets.ml.forecast import Forecast
+from lakehouse_assets.registry.resource import RegistryResource
+from lakehouse_assets.registry.tracking import Registry
+from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
+
+TOY = ModelDefinition(
+    name="toy",
+    description="A toy.",
+    features="features/toy",
+    target="value",
+    kind=Forecast(spread=2, recent=3),
+    candidates={
+        "seasonal_naive": SeasonalNaive(),
+        "ridge_on_published": Ridge(on_published=True, half_life=30.0),
+    },
+    drift=DriftPolicy(weeks=2),
+    retrain=RetrainPolicy(cooldown_days=10, maximum_attempts=2),
+    group="series_group",
+)
+CHANGE_DAY = 140
+
+
+def curves(days: int = 190) -> pl.DataFrame:
+    """Features of a world in which the published forecast changes its habits on a day: wrong by the hour."""
+    demand, published = load_curves(series=4, days=days)
+    hour = pl.Series(range(days * 24)).to_numpy() % 24
+    habit = 1 + 0.25 * ((hour % 6) - 2.5) / 2.5 * (pl.Series(range(days * 24)).to_numpy() >= CHANGE_DAY * 24)
+    frame = feature_frame(demand, published * habit)
+    return frame.with_columns(
+        series_group=pl.when(pl.col("series_id") < "S2").then(pl.lit("a")).otherwise(pl.lit("b")),
+        month=pl.col("issued_at").dt.date().dt.month_start(),
+    )
+
+
+@dataclass
+class House:
+    """A home with the toy model."""
+
+    folder: Path
+    instance: dg.DagsterInstance
+    definitions: dg.Definitions
+    frame: pl.DataFrame
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(self.folder / "lake")
+
+    @property
+    def registry(self) -> Registry:
+        return self.definitions.resources["registry"].registry()
+
+    def table(self, key: str) -> Table:
+        return self.lake.table(key)
+
+    def know(self, day: int) -> datetime:
+        """Write the feature table as it is at the issue time of a day: later targets are not known yet."""
+        at = datetime(2023, 1, 2, tzinfo=UTC) + timedelta(days=day)
+        known = self.frame.filter(pl.col("issued_at") <= at).with_columns(
+            value=pl.when(pl.col("known_at") <= at).then("value"),
+            known_at=pl.when(pl.col("known_at") <= at).then("known_at"),
+        )
+        self.table("features/toy").overwrite(known, partition_by=["month"])
+        return at
+
+    def run(
+        self, job: str, at: datetime, only: list[dg.AssetKey] | None = None, **tags: str
+    ) -> dg.ExecuteInProcessResult:
+        return self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance,
+            asset_selection=only,
+            run_config={"resources": {"clock": {"config": {"at": at.isoformat()}}}},
+            tags=tags,
+            raise_on_error=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def toy_frame() -> pl.DataFrame:
+    return curves()
+
+
+@pytest.fixture(scope="session")
+def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    registry = Registry(f"sqlite:///{folder / 'mlflow.db'}", folder / "mlartifacts")
+    registry.client.search_registered_models()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def house(tmp_path: Path, toy_frame: pl.DataFrame, migrated_store: Path) -> Iterator[House]:
+    shutil.copy(migrated_store, tmp_path / "mlflow.db")
+    definitions = dg.Definitions.merge(
+        lifecycle(TOY),
+        dg.Definitions(
+            resources={
+                "lake": LakeResource(root_uri=str(tmp_path / "lake")),
+                "registry": RegistryResource(
+                    tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", artifact_root=str(tmp_path / "mlartifacts")
+                ),
+                "clock": Clock(),
+            },
+            executor=dg.in_process_executor,
+        ),
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield House(tmp_path, instance, definitions, toy_frame)

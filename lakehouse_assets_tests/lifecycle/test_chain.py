@@ -1,0 +1,135 @@
+"""The stages in a chain, on real Delta tables, a real MLflow store and real Dagster runs."""
+
+import json
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+
+from lakehouse_assets.lifecycle.names import Names
+from lakehouse_assets.lifecycle.promotion import roll_back
+from lakehouse_assets.registry.tracking import NothingToRollBack
+from lakehouse_assets_tests.lifecycle.conftest import TOY, House
+
+
+def _runs(house: House, status: str | None = None) -> list:
+    client = house.registry.client
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(experiments, filter_string=f"attributes.status = '{status}'" if status else "")
+
+
+def test_from_features_to_predictions_errors_and_a_verdict(house: House) -> None:
+    at = house.know(120)
+    trained = house.run("toy_retrain", at)
+    assert trained.success
+
+    champion = house.registry.get("toy", "champion")
+    assert champion is not None
+    assert champion.version == 1
+    assert dict(champion.pins) == {"features/toy": house.table("features/toy").version()}
+    assert champion.tags["candidate"] == "ridge_on_published"
+    assert champion.metrics["mae"] > 0
+    decision = house.table("registry/toy").scan().collect()
+    assert decision["decision"].to_list() == ["promoted"]
+    assert json.loads(decision["evidence"][0])["against_seasonal_naive"]["gain"] > 0
+
+    # one MLflow run a training, a nested one a candidate; all ended
+    assert not _runs(house, "RUNNING")
+    assert len(_runs(house)) == 1 + len(TOY.candidates)
+    predicted = house.table("predictions/toy").scan().collect()
+    assert predicted["issued_at"].unique().to_list() == [at]
+    assert predicted.height == 4 * 24
+    assert predicted["model_version"].unique().to_list() == [1]
+    assert predicted["yhat"].is_finite().all()
+    assert (predicted["horizon"] == (predicted["ts"] - predicted["issued_at"]).dt.total_hours()).all()
+
+    # no week has passed, no prediction can be compared: nothing is written, and nothing fails
+    assert house.run("toy_monitor", at).success
+    assert not house.table("monitoring/toy_drift").exists()
+
+    later = house.know(141)
+    assert house.run("toy_predict", later).success
+    assert house.run("toy_predict", later).success
+    predicted = house.table("predictions/toy").scan().collect()
+    assert predicted["issued_at"].n_unique() == 22
+    assert predicted.height == 22 * 4 * 24, "one prediction a key, however often it is asked for"
+    errors = house.table("monitoring/toy_errors").scan().collect()
+    assert errors["issued_at"].n_unique() == 21, "the last day is not known yet"
+    assert (errors["error"] - (errors["yhat"] - errors["value"])).abs().max() == 0
+
+    assert house.run("toy_monitor", later).success
+    event = house.instance.get_latest_materialization_event(Names("toy").drift)
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["verdict"].value in ("ok", "drift")
+    judged = house.table("monitoring/toy_drift").scan().collect()
+    assert judged["week"].n_unique() == 2
+    assert house.run("toy_monitor", later).success
+    assert house.table("monitoring/toy_drift").scan().collect().height == judged.height
+
+
+def test_a_better_challenger_is_promoted_an_equal_one_is_not_and_a_rollback_undoes_it(house: House) -> None:
+    assert house.run("toy_retrain", house.know(130)).success
+    assert house.run("toy_retrain", house.know(137)).success
+    decisions = house.table("registry/toy").scan().collect().sort("version")
+    assert decisions["decision"].to_list() == ["promoted", "kept"]
+    assert house.registry.get("toy", "champion").version == 1
+
+    # four weeks after the published forecast changed its habits
+    at = house.know(175)
+    assert house.run("toy_retrain", at, **{"lakehouse/trigger": "drift"}).success
+    decisions = house.table("registry/toy").scan().collect().sort("version")
+    assert decisions["decision"].to_list() == ["promoted", "kept", "promoted"]
+    assert decisions["trigger"].to_list()[-1] == "drift"
+    assert decisions["gain"][2] > 0.1
+    assert house.registry.get("toy", "champion").version == 3
+    assert house.registry.get("toy", "previous").version == 1
+    latest = house.table("predictions/toy").scan().filter(pl.col("issued_at") == at).collect()
+    assert latest["model_version"].unique().to_list() == [3], "the new champion predicts anew"
+
+    now = datetime(2023, 8, 1, tzinfo=UTC)
+    assert roll_back(TOY, house.registry, house.table("registry/toy"), house.instance, now) == (3, 1)
+    assert house.registry.get("toy", "champion").version == 1
+    last = house.table("registry/toy").scan().collect().sort("decided_at").row(-1, named=True)
+    assert (last["decision"], last["champion_before"], last["champion_after"]) == ("rolled_back", 3, 1)
+
+
+def test_nothing_to_roll_back(house: House) -> None:
+    with pytest.raises(NothingToRollBack, match="no champion"):
+        roll_back(TOY, house.registry, house.table("registry/toy"), house.instance, datetime.now(UTC))
+
+
+def test_a_decision_against_a_champion_that_changed_meanwhile_is_refused(house: House) -> None:
+    at = house.know(120)
+    assert house.run("toy_retrain", at).success
+    assert house.run("toy_retrain", at).success
+    at = house.know(175)
+    assert house.run("toy_retrain", at, only=[Names("toy").training]).success
+    house.registry.promote("toy", 2, expected_champion=1)
+    assert house.run("toy_retrain", at, only=[Names("toy").promotion]).success
+    decision = house.table("registry/toy").scan().filter(version=3).collect().row(0, named=True)
+    assert decision["decision"] == "kept"
+    assert "compared with version 1, but version 2 is champion" in decision["reason"]
+    assert house.registry.get("toy", "champion").version == 2
+
+
+def test_training_again_from_the_pins_gives_the_same_metrics(house: House) -> None:
+    assert house.run("toy_retrain", house.know(120)).success
+    first = house.registry.get("toy", "champion")
+    house.know(130)
+    pinned = house.table("features/toy").scan(first.pins["features/toy"]).collect()
+    again = TOY.kind.backtest(
+        TOY.kind.dataset(pinned),
+        TOY.candidates,
+        cutoff=datetime.fromisoformat(first.tags["cutoff"]),
+        seed=int(first.tags["seed"]),
+    )
+    assert again.summary()[again.best] == dict(first.metrics)
+
+
+def test_without_features_the_training_says_so(house: House) -> None:
+    house.table("features/toy").append(house.frame.clear(), partition_by=["month"])
+    result = house.run("toy_retrain", datetime(2023, 5, 1, tzinfo=UTC))
+    assert not result.success
+    assert "features/toy has no rows yet" in str(result.get_step_failure_events()[0].step_failure_data.error)
+    assert not _runs(house, "RUNNING")
