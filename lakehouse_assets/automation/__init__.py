@@ -1,0 +1,1 @@
+"""Schedules and sensors that belong to no single model."""

@@ -1,0 +1,162 @@
+"""Landing and refining: rows are landed daily; the months that they touched are then refined, table after table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from lakehouse_assets.lake.clock import Clock
+from lakehouse_assets.settings import get_settings
+from lakehouse_assets.sources.declaration import active_declaration
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+
+MAX_ATTEMPTS = 3
+_REFINED_GROUPS = ("silver", "gold", "features")
+
+ingest = dg.define_asset_job(
+    "ingest",
+    selection=dg.AssetSelection.groups("bronze"),
+    description="Land what the sources have that is new.",
+)
+refine = dg.define_asset_job(
+    "refine",
+    selection=dg.AssetSelection.groups(*_REFINED_GROUPS),
+    description="Make silver, gold and feature tables of the months that landed rows touched.",
+)
+
+
+def _issue_cron(minutes_before: int) -> tuple[str, str]:
+    """Cron schedule and time zone, some minutes before the declared daily issue time."""
+    declaration = active_declaration()
+    hour, minute = (int(part) for part in declaration.issue_time.split(":")[:2])
+    total = (hour * 60 + minute - minutes_before) % 1440
+    return f"{total % 60} {total // 60} * * *", declaration.issue_time_zone or declaration.time_zone
+
+
+_cron, _zone = _issue_cron(minutes_before=0)
+
+ingest_daily = dg.ScheduleDefinition(
+    name="ingest_daily",
+    job=ingest,
+    cron_schedule=_cron,
+    execution_timezone=_zone,
+    description="Lands new rows once a day, at the issue time. Runs in: local, production.",
+    default_status=get_settings().schedule_status("local", "production"),
+)
+
+
+def months_to_refine(
+    touched: Mapping[str, int], refined: Iterable[Mapping[str, int]], following: Sequence[str]
+) -> list[str]:
+    """The months whose tables are older than the rows that were landed in them.
+
+    Args:
+        touched: month -> the latest landing event that added rows to it.
+        refined: for each table, month -> its latest materialisation event.
+        following: all months from the first touched one to the last; trailing statistics carry a change of one month
+            into the next, so that a month is also touched by what touched the one before it.
+    """
+    effective = dict(touched)
+    for month, following_month in pairwise(following):
+        if month in touched:
+            effective[following_month] = max(effective.get(following_month, 0), touched[month])
+    tables = list(refined)
+    return sorted(m for m, event in effective.items() if any(table.get(m, 0) < event for table in tables))
+
+
+@dataclass(frozen=True)
+class Stale:
+    """Months that are older than their rows."""
+
+    months: set[str]
+    # The latest landing that touched any month: what tells one request from the next.
+    landing: int
+
+    @property
+    def range_tags(self) -> dict[str, str]:
+        """Dagster's tags for a run over the range of these months."""
+        return {
+            "dagster/asset_partition_range_start": min(self.months),
+            "dagster/asset_partition_range_end": max(self.months),
+        }
+
+
+def stale_months(instance: dg.DagsterInstance, graph: "BaseAssetGraph") -> Stale | None:
+    """Compare, month by month, the latest landing with the latest materialisation of every table made from it.
+
+    Args:
+        instance: where the events are.
+        graph: the assets.
+
+    Returns:
+        What is to be refined; None when every month is as new as its rows.
+    """
+    stale: set[str] = set()
+    newest = 0
+    for bronze in sorted(key for key in graph.materializable_asset_keys if key.path[0] == "bronze"):
+        touched: dict[str, int] = {}
+        for record in instance.fetch_materializations(bronze, limit=1000).records:
+            months = (
+                record.asset_materialization.metadata.get("months_touched") if record.asset_materialization else None
+            )
+            for month in months.value if months is not None else ():  # type: ignore[union-attr]
+                touched[str(month)] = max(touched.get(str(month), 0), record.storage_id)
+        if not touched:
+            continue
+        selection = dg.AssetSelection.assets(bronze).downstream() & dg.AssetSelection.groups(*_REFINED_GROUPS)
+        refined = [
+            instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+            for key in selection.resolve(graph)
+        ]
+        stale.update(months_to_refine(touched, refined, _months(min(touched), max(touched))))
+        newest = max(newest, *touched.values())
+    return Stale(stale, newest) if stale else None
+
+
+@dg.sensor(
+    job=refine,
+    minimum_interval_seconds=60,
+    default_status=get_settings().sensor_status("local", "production"),
+    description="Asks for a refine run over the months that landing touched. Runs in: local, production.",
+)
+def refine_landed_months(context: dg.SensorEvaluationContext, clock: Clock) -> dg.SensorResult | dg.SkipReason:
+    """Ask for the months that are older than their rows: once, and again after a failure, a few times."""
+    assert context.repository_def is not None
+    instance = context.instance
+    stale = stale_months(instance, context.repository_def.asset_graph)
+    if stale is None:
+        return dg.SkipReason("every month is as new as its rows")
+    landing = f"{stale.landing}:{min(stale.months)}:{max(stale.months)}"
+    earlier = instance.get_runs(dg.RunsFilter(job_name=refine.name, tags={"lakehouse/landing": landing}))
+    if any(not run.is_finished for run in earlier):
+        return dg.SkipReason("a refine run for these rows is under way")
+    if len(earlier) >= MAX_ATTEMPTS:
+        return dg.SkipReason(
+            f"{MAX_ATTEMPTS} refine runs for these rows failed; mend the cause and run `refine` by hand"
+        )
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                run_key=f"refine:{landing}:{len(earlier) + 1}",
+                tags={
+                    **stale.range_tags,
+                    "lakehouse/landing": landing,
+                    "lakehouse/requested_at": clock.now().isoformat(),
+                },
+            )
+        ]
+    )
+
+
+def _months(first: str, last: str) -> list[str]:
+    start, end = date.fromisoformat(first), date.fromisoformat(last)
+    count = (end.year - start.year) * 12 + end.month - start.month + 1
+    return [
+        date(start.year + (start.month - 1 + i) // 12, (start.month - 1 + i) % 12 + 1, 1).isoformat()
+        for i in range(count)
+    ]

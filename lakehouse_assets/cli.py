@@ -1,0 +1,331 @@
+"""The `lakehouse` command: reads arguments, calls `operation`, prints; exit code 0, 1 (a run failed) or 2 (usage)."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column
+from rich.table import Table as Grid
+
+from lakehouse_assets.settings import Settings, SettingsError, read_settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from lakehouse_assets.operation.execution import Operator
+    from lakehouse_assets.sources.simulator import Change
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help=(
+        "An open lakehouse for forecasting and machine learning on Dagster.\n\n"
+        "Start with `lakehouse quickstart`, then look at what it made with `lakehouse ui`. "
+        "For your own data write a declaration as in examples/ and `lakehouse run --config FILE`. "
+        "All state lies in LAKEHOUSE_HOME; deleting that folder is a full reset."
+    ),
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class UsageError(Exception):
+    """The command line or the configuration is wrong; ends with exit code 2."""
+
+
+def _settings() -> Settings:
+    try:
+        return read_settings()
+    except SettingsError as error:
+        raise UsageError(str(error)) from None
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no time; write 2019-07-02 or 2019-07-02T06:00 (UTC unless it says)") from None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def _step(text: str) -> timedelta:
+    units = {"h": timedelta(hours=1), "d": timedelta(days=1)}
+    if not (text[:-1].isdigit() and int(text[:-1]) > 0 and text[-1] in units):
+        raise UsageError(f"{text!r} is no step; write 7d, 1d or 12h")
+    return int(text[:-1]) * units[text[-1]]
+
+
+@contextmanager
+def _operator(settings: Settings) -> Iterator["Operator"]:
+    """Definitions and instance of the home. Loaded late: a declaration must be in force before the tables load."""
+    from lakehouse_assets.operation.execution import Operator
+    from lakehouse_assets.operation.home import open_instance
+
+    with open_instance(settings) as instance:
+        from lakehouse_assets.definitions import defs
+
+        yield Operator(defs, instance)
+
+
+def _models() -> list[str]:
+    from lakehouse_assets.definitions import models
+
+    return [model.name for model in models()]
+
+
+@app.command()
+def quickstart() -> None:
+    """Run the whole story on a simulated energy company, and tell it.
+
+    A simulated world is landed and refined, a model is trained, promoted and put to work; then the world changes, the
+    drift sensor notices, retrains, and the gate promotes the better model. Takes a few minutes; `make demo` runs this.
+    """
+    from lakehouse_assets.operation.quickstart import quickstart as tell
+
+    tell(_settings(), out, _operator)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Option("--config", "-c", help="Source declaration, as examples/eia930.yaml.")],
+    until: Annotated[
+        str | None, typer.Option(help="Use only rows that were known before this time (ISO, UTC); default: now.")
+    ] = None,
+) -> None:
+    """Materialise everything once: land, refine, train, decide, predict, watch.
+
+    Repeating the command does only what is new, and completes what was interrupted.
+    """
+    settings = _settings()
+    at = _time(until) if until else datetime.now(UTC)
+    _install(settings, config)
+    from lakehouse_assets.operation.execution import progress_bar
+    from lakehouse_assets.operation.run import STAGES, run_everything
+
+    with _operator(settings) as operator:
+        with progress_bar(out, "lakehouse run", total=len(STAGES)) as (report, advance):
+            operator.report = report
+            for number, stage in enumerate(run_everything(operator, _models(), at)):
+                report(stage)
+                if number:
+                    advance()
+        _print_status(operator.instance, settings)
+        _print_conservation(settings)
+
+
+@app.command()
+def replay(
+    start: Annotated[str, typer.Option(help="Beginning of the stretch (ISO, UTC).")],
+    end: Annotated[str, typer.Option(help="End of the stretch (ISO, UTC).")],
+    step: Annotated[str, typer.Option(help="How far the clock moves at a time: 1d, 7d, 12h.")] = "7d",
+) -> None:
+    """Operate a stretch of history as if it were live.
+
+    The project's own schedules and sensors are ticked by a clock that moves through the stretch: rows are landed as
+    they became known, every day is predicted and compared, drift is watched for, and models are retrained and promoted
+    when the sensor, the schedule and the gate say so.
+    """
+    settings = _settings()
+    first, last, width = _time(start), _time(end), _step(step)
+    if first >= last:
+        raise UsageError(f"--start {start} does not lie before --end {end}")
+    if not settings.declaration_path.exists():
+        raise UsageError(f"{settings.home} holds no source yet: `lakehouse run --config FILE --until {start}` first")
+    from lakehouse_assets.operation.execution import progress_bar
+    from lakehouse_assets.operation.replay import replay as operate
+
+    with _operator(settings) as operator:
+        with progress_bar(out, "lakehouse replay", total=-(-(last - first) // width)) as (report, advance):
+            operator.report = report
+            steps = operate(operator, first, last, width, after_step=lambda _: advance())
+        failed = [run for one in steps for run in one.runs if not run.success]
+        out.print(f"{len(steps)} steps, {sum(len(one.runs) for one in steps)} runs, {len(failed)} failed")
+        for failure in failed:
+            err.print(f"[red]{failure.asked_by}[/]: {failure.reason}")
+        _print_status(operator.instance, settings)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")] = False,
+) -> None:
+    """Tables, models, drift and retrainings."""
+    settings = _settings()
+    from lakehouse_assets.operation.home import open_instance
+
+    with open_instance(settings) as instance:
+        if as_json:
+            sys.stdout.write(json.dumps(_status(instance, settings), indent=2) + "\n")
+        else:
+            _print_status(instance, settings)
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(help="The registered model, such as demand_forecast.")],
+) -> None:
+    """Put the previous champion of a model in force again."""
+    settings = _settings()
+    from lakehouse_assets.lake.table import Lake
+    from lakehouse_assets.lifecycle.names import Names, table_key
+    from lakehouse_assets.lifecycle.promotion import roll_back
+    from lakehouse_assets.operation.home import open_instance
+    from lakehouse_assets.registry.tracking import Registry, RegistryError
+
+    with open_instance(settings) as instance:
+        from lakehouse_assets.definitions import models
+
+        definition = next((one for one in models() if one.name == model), None)
+        if definition is None:
+            raise UsageError(f"there is no model {model!r}; there are: {', '.join(_models())}")
+        registry = Registry(settings.mlflow_tracking_uri, settings.mlflow_artifact_root)
+        table = Lake.from_settings(settings).table(table_key(Names(model).promotion))
+        try:
+            left, entered = roll_back(definition, registry, table, instance, datetime.now(UTC))
+        except RegistryError as error:
+            raise UsageError(str(error)) from None
+    out.print(f"{model}: version {left} is out of force, version {entered} is champion again")
+
+
+@app.command()
+def simulate(
+    folder: Annotated[
+        Path, typer.Argument(help="Where the landing files, their declaration and the truth are written.")
+    ],
+    start: Annotated[str, typer.Option(help="First day.")] = "2024-01-01",
+    end: Annotated[str, typer.Option(help="Day after the last.")] = "2025-07-01",
+    series: Annotated[int, typer.Option(min=1, help="Number of series.")] = 12,
+    interval: Annotated[int, typer.Option(help="Minutes of an interval.")] = 60,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(help="A change of the world as KIND:DATE[:SIZE], such as tariff:2025-03-01; may be repeated."),
+    ] = None,
+    clean: Annotated[bool, typer.Option(help="Without the dirt of real life.")] = False,
+) -> None:
+    """Write the landing files of a simulated energy company, with its truth beside them. Seeded by LAKEHOUSE_SEED."""
+    settings = _settings()
+    from lakehouse_assets.sources.simulator import simulate as write
+
+    try:
+        world = write(
+            folder,
+            start=_time(start).date(),
+            end=_time(end).date(),
+            series=series,
+            seed=settings.seed,
+            scenarios=[_change(text) for text in change or ()],
+            interval_minutes=interval,
+            clean=clean,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    out.print(f"{world.rows:,} rows in {len(world.files)} files; declaration {world.declaration}; truth {world.truth}")
+
+
+@app.command()
+def settings() -> None:
+    """Every setting: its environment variable, the value in force, the default, and what it means."""
+    current = _settings()
+    for name, field in Settings.model_fields.items():
+        value, default = (("" if each is None else each) for each in (getattr(current, name), field.default))
+        out.print(f"[bold]LAKEHOUSE_{name.upper()}[/]={value}  [dim](default: {default})[/]", soft_wrap=True)
+        out.print(f"    {field.description}", soft_wrap=True)
+
+
+@app.command()
+def ui() -> None:
+    """Serve Dagster and MLflow until interrupted; both on LAKEHOUSE_HOST, 127.0.0.1 by default."""
+    settings = _settings()
+    from lakehouse_assets.operation.ui import serve
+
+    raise typer.Exit(serve(settings, out))
+
+
+def _change(text: str) -> "Change":
+    from lakehouse_assets.sources.simulator import Change
+
+    kind, _, rest = text.partition(":")
+    day, _, size = rest.partition(":")
+    return Change(kind, _time(day).date(), float(size or 1))
+
+
+def _install(settings: Settings, config: Path) -> None:
+    from lakehouse_assets.operation.home import install_declaration, prepare_home
+
+    if not config.is_file():
+        raise UsageError(f"there is no file {config}")
+    prepare_home(settings)
+    install_declaration(settings, config)
+
+
+def _status(instance: "dg.DagsterInstance", settings: Settings) -> dict:
+    from lakehouse_assets.lake.table import Lake
+    from lakehouse_assets.operation.status import status as read
+    from lakehouse_assets.registry.tracking import Registry
+
+    registry = Registry(settings.mlflow_tracking_uri, settings.mlflow_artifact_root)
+    return read(Lake.from_settings(settings), registry, instance, _models())
+
+
+def _print_status(instance: "dg.DagsterInstance", settings: Settings) -> None:
+    current = _status(instance, settings)
+    grid = Grid(Column("table", no_wrap=True), "version", "rows", "updated", box=None)
+    for key, table in current["tables"].items():
+        grid.add_row(key, str(table["version"]), f"{table['rows']:,}", table["updated_at"][:19])
+    out.print(grid)
+    for name, model in current["models"].items():
+        champion = model["champion"]
+        if champion is None:
+            out.print(f"{name}: no champion yet")
+            continue
+        metrics = ", ".join(f"{key} {value:.4g}" for key, value in champion["metrics"].items())
+        out.print(f"{name}: champion version {champion['version']} ({champion['candidate']}), backtest {metrics}")
+        drift = model["drift"]
+        out.print(f"  drift: {drift['verdict']} ({drift['series_drifted']} of {drift['series_tested']} series)")
+        for retrain in model["retrains"]:
+            out.print(
+                f"  trained {retrain['requested_at'][:10]}, asked for by {retrain['trigger']}: {retrain['decision']}"
+            )
+
+
+def _print_conservation(settings: Settings) -> None:
+    from lakehouse_assets.lake.table import Lake
+    from lakehouse_assets.operation.conservation import rows_accounted_for
+
+    out.print(rows_accounted_for(Lake.from_settings(settings)))
+
+
+def main() -> None:
+    """Entry point of the `lakehouse` command."""
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    logging.getLogger("dagster").setLevel(logging.ERROR)
+    from lakehouse_assets.operation.errors import HomeError, RunFailed
+    from lakehouse_assets.sources.declaration import DeclarationError
+
+    try:
+        app()
+    except (UsageError, DeclarationError, HomeError) as error:
+        err.print(f"[red]error:[/] {error}")
+        sys.exit(2)
+    except RunFailed as error:
+        err.print(f"[red]failed:[/] {error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Settings: defaults, variables, and what is said about a wrong value."""
+
+from pathlib import Path
+
+import pytest
+
+from lakehouse_assets.settings import Settings, SettingsError, read_settings
+from lakehouse_assets_tests.operation.commands import Commands
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"LAKEHOUSE_{name.upper()}", raising=False)
+
+
+def test_all_state_lies_in_the_home_by_default() -> None:
+    settings = read_settings()
+    home = Path.cwd() / ".lakehouse"
+    assert settings.home == home
+    assert settings.lake_uri == str(home / "lake")
+    assert settings.mlflow_tracking_uri == f"sqlite:///{home / 'mlflow.db'}"
+    assert settings.mlflow_artifact_root == home / "mlartifacts"
+    assert settings.dagster_home == home / "dagster"
+    assert settings.landing == home / "landing"
+    assert settings.declaration_path == home / "landing" / "source.yaml"
+    assert settings.env == "local"
+    assert settings.host == "127.0.0.1"
+
+
+def test_variables_replace_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LAKEHOUSE_HOME", str(tmp_path))
+    monkeypatch.setenv("LAKEHOUSE_LAKE", "s3://bucket/lake")
+    monkeypatch.setenv("LAKEHOUSE_MLFLOW_URI", "http://mlflow:5000")
+    monkeypatch.setenv("LAKEHOUSE_ENV", "production")
+    monkeypatch.setenv("LAKEHOUSE_SEED", "3")
+    settings = read_settings()
+    assert settings.home == tmp_path
+    assert settings.lake_uri == "s3://bucket/lake"
+    assert settings.mlflow_tracking_uri == "http://mlflow:5000"
+    assert (settings.env, settings.seed) == ("production", 3)
+    assert settings.landing == tmp_path / "landing"
+
+
+def test_schedules_start_only_where_they_declare_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_ENV", "production")
+    settings = read_settings()
+    assert settings.schedule_status("local").value == "STOPPED"
+    assert settings.schedule_status("local", "production").value == "RUNNING"
+    assert settings.sensor_status("local").value == "STOPPED"
+    assert settings.sensor_status("production").value == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ENV", "staging"), ("SEED", "many"), ("SEED", "-1"), ("DAGSTER_PORT", "70000"), ("MLFLOW_PORT", "x")],
+)
+def test_a_wrong_value_is_one_line_with_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"LAKEHOUSE_{name}", value)
+    with pytest.raises(SettingsError) as raised:
+        read_settings()
+    said = str(raised.value)
+    assert said.startswith(f"LAKEHOUSE_{name}={value!r}: ")
+    assert "\n" not in said
+
+
+def test_the_command_lists_every_setting(lakehouse: Commands, tmp_path: Path) -> None:
+    ended = lakehouse("settings", home=tmp_path, env={"LAKEHOUSE_SEED": "77"})
+    assert ended.code == 0, ended.err
+    for name, field in Settings.model_fields.items():
+        assert f"LAKEHOUSE_{name.upper()}" in ended.out
+        assert str(field.description).split(";")[0] in " ".join(ended.out.split())
+    assert "77" in ended.out
+    assert str(tmp_path) in ended.out
+    assert list(tmp_path.iterdir()) == []  # looking changes nothing
+
+
+def test_the_command_says_what_is_wrong_and_ends_with_2(lakehouse: Commands, tmp_path: Path) -> None:
+    for command in ("settings", "status"):
+        ended = lakehouse(command, home=tmp_path, env={"LAKEHOUSE_ENV": "staging"})
+        assert ended.code == 2
+        assert ended.err.strip() == "error: LAKEHOUSE_ENV='staging': Input should be 'local' or 'production'"
+
+
+@pytest.mark.parametrize("name", ["my home", "häuslich", "50%", "a#b"])
+def test_a_home_below_which_tables_could_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("LAKEHOUSE_HOME", str(tmp_path / name))
+    with pytest.raises(SettingsError, match=r"LAKEHOUSE_HOME=.*cannot be read below a path with spaces"):
+        read_settings()
