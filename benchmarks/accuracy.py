@@ -1,0 +1,144 @@
+"""Accuracy of the day-ahead forecasts on the EIA set, region by region, against the operators' own forecasts.
+
+Two parts, on the hours that an expert labelled OKAY, scored against the values as reported:
+
+- what a replayed year wrote to predictions/demand_forecast (`lakehouse run` and `lakehouse replay` first, see README);
+- `--unaided`: the same recipe without the published forecast, refitted every four weeks from features/demand.
+
+Seven regions have broken or biased published forecasts and are left out of the summary, as in the published probe.
+"""
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from lakehouse_assets.lake.table import Lake
+from lakehouse_assets.ml.estimators import Blend, Boosting, Ridge
+from lakehouse_assets.ml.forecast import Forecast
+from lakehouse_assets.models.demand_forecast import demand_forecast
+from lakehouse_assets.settings import get_settings
+
+FILE = "us_eia930_54ba_hourly_2015_2020.parquet"
+LEFT_OUT = ("AEC", "CHPD", "SPA", "PSEI", "FPC", "TEPC", "WALC")
+START, END = datetime(2019, 7, 2, tzinfo=UTC), datetime(2020, 7, 1, tzinfo=UTC)
+
+
+def truth() -> pl.LazyFrame:
+    """Hours labelled OKAY: series_id, ts, raw_mw, operator (its published forecast)."""
+    path = get_settings().data / FILE
+    if not path.exists():
+        sys.exit(f"{path} is not there; LAKEHOUSE_DATA says where the real data lies")
+    return (
+        pl.scan_parquet(path)
+        .filter((pl.col("category") == "OKAY") & ~pl.col("region").is_in(LEFT_OUT) & (pl.col("raw_mw") > 0))
+        .select(
+            series_id="region",
+            ts=pl.col("ts_utc").cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+            raw_mw=pl.col("raw_mw").cast(pl.Float64),
+            operator=pl.col("ba_forecast_mw").cast(pl.Float64),
+        )
+    )
+
+
+def score(forecasts: pl.LazyFrame) -> pl.DataFrame:
+    """Forecasts (issued_at, series_id, ts, yhat) of the year -> series_id, hours, mape, operator_mape."""
+
+    def mape(column: str) -> pl.Expr:
+        return ((pl.col(column) - pl.col("raw_mw")).abs() / pl.col("raw_mw")).mean()
+
+    year = forecasts.filter((pl.col("issued_at") >= START) & (pl.col("issued_at") < END))
+    return (
+        year.join(truth(), on=["series_id", "ts"])
+        .group_by("series_id")
+        .agg(hours=pl.len(), mape=mape("yhat"), operator_mape=mape("operator"))
+        .sort("series_id")
+        .collect()
+    )
+
+
+def summary(scores: pl.DataFrame) -> dict[str, float]:
+    """Median MAPE over the regions, and how many are better than their operator."""
+    return {
+        "median_mape": round(100 * float(scores["mape"].median()), 3),  # type: ignore[arg-type]
+        "operator_median_mape": round(100 * float(scores["operator_mape"].median()), 3),  # type: ignore[arg-type]
+        "regions": scores.height,
+        "regions_better": int((scores["mape"] < scores["operator_mape"]).sum()),
+    }
+
+
+def unaided(lake: Lake) -> pl.LazyFrame:
+    """Forecasts of the model's own candidates without anything of the published forecast."""
+    features = lake.table("features/demand").scan()
+    published = ("published_forecast", "forecast_", "error_")
+    names = [name for name in features.collect_schema().names() if not name.startswith(published)]
+    kind = demand_forecast.kind
+    assert isinstance(kind, Forecast)
+    candidates = {
+        name: candidate
+        for name, candidate in demand_forecast.candidates.items()
+        if not (isinstance(candidate, Ridge) and candidate.on_published) and not isinstance(candidate, Blend)
+    }
+    members = tuple(name for name, candidate in candidates.items() if isinstance(candidate, Ridge | Boosting))
+    candidates["blend"] = Blend(members)
+    panel = kind.dataset(features.select(names).collect())
+    model = None
+    parts = []
+    at = START
+    while at < END:
+        if model is None:
+            result = kind.backtest(panel, candidates, cutoff=at, seed=get_settings().seed)
+            model = result.fitted[result.best]
+            print(f"without the published forecast: {result.best}", file=sys.stderr)
+        else:
+            model = kind.refit(model, panel, at)
+        until = min(at + timedelta(days=28), END)
+        day = timedelta(microseconds=1)
+        window = panel.between(int(at.timestamp() * 1e6), int((until - day).timestamp() * 1e6))
+        parts.append(model.predict(window))
+        at = until
+    return pl.concat(parts).lazy()
+
+
+def show(title: str, scores: pl.DataFrame, regions: bool) -> dict[str, float]:
+    """Print a part and return its summary."""
+    figures = summary(scores)
+    print(f"\n{title}")
+    if regions:
+        with pl.Config(tbl_rows=-1, float_precision=4, tbl_hide_dataframe_shape=True):
+            print(scores)
+    print(
+        f"median MAPE over {figures['regions']} regions {figures['median_mape']:.2f} % "
+        f"(operators: {figures['operator_median_mape']:.2f} %); "
+        f"{figures['regions_better']} regions better than their operator"
+    )
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--unaided", action="store_true", help="also without the published forecast")
+    parser.add_argument("--regions", action="store_true", help="print every region")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+    lake = Lake.from_settings()
+    predictions = lake.table("predictions/demand_forecast")
+    if not predictions.exists():
+        sys.exit("predictions/demand_forecast is not there; run and replay the EIA set first, see README.md")
+    figures = {
+        "eia930": show(
+            "replayed year, predictions/demand_forecast joined to raw_mw", score(predictions.scan()), arguments.regions
+        )
+    }
+    if arguments.unaided:
+        scores = score(unaided(lake))
+        figures["eia930_unaided"] = show("without the published forecast", scores, arguments.regions)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
