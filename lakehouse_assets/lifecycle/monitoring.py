@@ -111,14 +111,14 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
             return _no_report("no champion yet")
         features = lake.lake().table(definition.features)
         table = lake.lake().table(table_key(names.drift))
-        history = None
+        history = pl.DataFrame()  # of this champion; a new one begins without
         if table.exists():
             history = table.scan().filter(pl.col("model_version") == champion.version).collect()
         edge = features.scan().select(pl.col(kind.time_column).max()).collect().item()
         cutoff, zone = datetime.fromisoformat(champion.tags["cutoff"]), definition.schedules.time_zone
-        judged = set() if history is None else set(history["week"].unique())
+        judged = set() if history.is_empty() else set(history["week"].unique())
         weeks = [week for week in whole_weeks(cutoff, edge, zone) if week not in judged]
-        if history is None and not weeks:
+        if history.is_empty() and not weeks:
             return _no_report("no full week since the champion was trained")
         findings = pl.DataFrame()
         if weeks:
@@ -129,18 +129,20 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
                 new = kind.weekly_losses(model, dataset, week).with_columns(
                     model_version=pl.lit(champion.version, pl.Int64), report=pl.lit(_report_name(week, zone))
                 )
-                earlier = new if history is None else pl.concat([history.select(new.columns), new])
+                earlier = new if history.is_empty() else pl.concat([history.select(new.columns), new])
                 verdict = kind.verdict(earlier, definition.drift)
                 statistics = verdict.series.with_columns(fleet_verdict=pl.lit(verdict.verdict))
                 rows = new.join(statistics, on=kind.keys[1], how="left")
                 table.merge(rows, keys=keys, run_id=context.run_id)
-                history = rows if history is None else pl.concat([history, rows.select(history.columns)])
+                history = rows if history.is_empty() else pl.concat([history, rows.select(history.columns)])
             drifted = verdict.series.filter(verdict="drift")[kind.keys[1]].to_list()
             if drifted:
                 findings = kind.explain(dataset, drifted, weeks[-1], WEEK)
-        assert history is not None
         verdict = kind.verdict(history, definition.drift)
-        return _report(champion, verdict, findings, kind.drift_pictures(history), table.version(), zone)
+        if verdict.window_end is None:
+            return _no_report("no week since the champion was trained has enough hours to score")
+        report = _report_name(verdict.window_end - WEEK, zone)
+        return _report(report, champion, verdict, findings, kind.drift_pictures(history), table.version())
 
     return drift, contract_check(drift, contract)
 
@@ -173,16 +175,14 @@ def _no_report(reason: str) -> dg.MaterializeResult:
 
 
 def _report(
+    report: str,
     champion: ModelVersion,
     verdict: DriftVerdict,
     findings: pl.DataFrame,
     pictures: Mapping[str, bytes],
     version: int,
-    zone: str,
 ) -> dg.MaterializeResult:
     """The latest verdict as metadata (the sensor reads it), as a check that warns, and as a picture."""
-    assert verdict.window_end is not None
-    report = _report_name(verdict.window_end - WEEK, zone)
     summary: dict[str, Any] = {key: value for key, value in verdict.summary.items() if value is not None}
     said = f"{verdict.verdict}: {summary['series_drifted']} of {summary['series_tested']} drifted by {report}"
     shown: dict[str, Any] = {

@@ -8,6 +8,7 @@ panel with the same features; NaN where it cannot say anything, which a
 
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -216,7 +217,10 @@ class Ridge(_Parameters):
         return not self.on_published or panel.has(PUBLISHED)
 
     def design(self, panel: Panel, scales: Scales) -> tuple[list[str], Array]:
-        """The features' names and the matrix (S, H, D, p): finite, relative to the level, at most 3 in size."""
+        """The features' names and the rows (S, H, p + 2, D) of ``[1, x, y]``; y is left to be filled in.
+
+        The features are finite, relative to the level and at most 3 in size.
+        """
         s, d, h = panel.shape
         size = level(panel)[:, :, None]
         parts: list[tuple[str, np.ndarray]] = []
@@ -254,33 +258,35 @@ class Ridge(_Parameters):
             value = _finite(scales.apply(panel, name))
             # Its size and its signed square let a weather response bend: heating below, cooling above.
             parts += [(name, value), (f"{name}^2", value * np.abs(value) * 5), (f"|{name}|", np.abs(value))]
-        x = np.empty((s, h, d, len(parts)))
-        for j, (_, part) in enumerate(parts):
-            x[:, :, :, j] = np.broadcast_to(part, panel.shape).transpose(0, 2, 1)
-        np.clip(x, -3.0, 3.0, out=x)
-        return [name for name, _ in parts], x
+        rows = np.empty((s, h, len(parts) + 2, d))
+        rows[:, :, 0] = 1.0
+        for j, (_, part) in enumerate(parts, start=1):
+            rows[:, :, j] = np.broadcast_to(part, panel.shape).transpose(0, 2, 1)
+        np.clip(rows[:, :, 1:-1], -3.0, 3.0, out=rows[:, :, 1:-1])
+        return [name for name, _ in parts], rows
 
     def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> "list[RidgeFit]":
         """One pass over the panel for all cutoffs, a block of series at a time."""
         s, d, h = panel.shape
         scales = Scales.learn(panel, cutoffs[0])
         ends = np.asarray(cutoffs, np.int64)
-        width = self.design(panel.take(slice(0, 1), slice(0, 1)), scales)[1].shape[-1]
+        width = len(self.design(panel.take(slice(0, 1), slice(0, 1)), scales)[0])
         seasons = [_seasons(end / DAY_US, standing and end == ends[-1] and self.season > 0) for end in ends]
         coefficients = [np.full((len(centres), s, h, width + 1), np.nan, np.float32) for centres in seasons]
         chunk = max(1, int(CHUNK_BYTES // (8 * h * d * width)))
         names: list[str] = []
         for start in range(0, s, chunk):
             part = panel.take(slice(start, start + chunk))
-            names, x = self.design(part, scales)
+            names, rows = self.design(part, scales)
             base, size = self._base(part)
-            y = np.clip((part.target - base) / size[:, :, None], *self.clip)
-            b = x.shape[0] * h
+            y = np.clip((part.target - base) / size[:, :, None], *self.clip).transpose(0, 2, 1)
+            block = np.searchsorted(ends, part.known_at).transpose(0, 2, 1)
+            rows[:, :, -1] = np.nan_to_num(y)
+            b = rows.shape[0] * h
             flat = (
-                x.reshape(b, d, width),
-                y.transpose(0, 2, 1).reshape(b, d),
+                rows.reshape(b, width + 2, d),
                 panel.days,
-                np.searchsorted(ends, part.known_at).transpose(0, 2, 1).reshape(b, d),
+                np.where(np.isfinite(y), block, len(ends)).reshape(b, d),
                 ends / DAY_US,
             )
             matrices = decayed_grams(*flat, self.half_life, seasonal=self.season > 0)
@@ -339,13 +345,16 @@ class RidgeFit:
             raise ValueError(f"the features are not those of the fit; they differ in {', '.join(missing)}")
         place = {s: i for i, s in enumerate(self.series)}
         rows = np.array([place.get(s, -1) for s in panel.series])
-        relative = np.zeros(x.shape[:3])
+        s, h, _, d = x.shape
+        relative = np.zeros((s, h, d))
         for share, coefficients in zip(self._shares(panel), self.coefficients, strict=True):
             days = np.flatnonzero(share)
             if len(days):
                 b = np.where((rows >= 0)[:, None, None], coefficients[rows].astype(np.float64), np.nan)
                 # Not a matrix product: a row's forecast must not depend on how many rows are forecast with it.
-                product = np.einsum("shdp,shp->shd", x[:, :, days], b[:, :, 1:]) + b[:, :, :1]
+                product = np.zeros((s, h, len(days)))
+                for j in range(b.shape[2]):
+                    product += x[:, :, j, days] * b[:, :, j, None]
                 relative[:, :, days] += share[days] * product
         base, size = self.recipe._base(panel)
         return base + size[:, :, None] * relative.transpose(0, 2, 1)
@@ -397,43 +406,45 @@ class Boosting(_Parameters):
         return [name for name, _ in parts], x
 
     def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> "list[BoostingFit]":
-        """One model for all series at each cutoff that asks for its own."""
+        """One model for all series at each cutoff that asks for its own, two at a time."""
+        own: list[int] = []
+        serving: list[int] = []  # for each cutoff, which of its own fits
+        for k, cutoff in enumerate(cutoffs):
+            if not own or k == len(cutoffs) - 1 or cutoff - own[-1] >= self.refit_days * DAY_US:
+                own.append(cutoff)
+            serving.append(len(own) - 1)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            fits = list(pool.map(lambda cutoff: self._fit(panel, cutoff, seed), own))
+        return [fits[k] for k in serving]
+
+    def _fit(self, panel: Panel, cutoff: int, seed: int) -> "BoostingFit":
         from sklearn.ensemble import HistGradientBoostingRegressor
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         on_published = panel.has(PUBLISHED)
-        fits: list[BoostingFit] = []
-        latest = -np.inf
-        for k, cutoff in enumerate(cutoffs):
-            if fits and k < len(cutoffs) - 1 and cutoff - latest < self.refit_days * DAY_US:
-                fits.append(fits[-1])
-                continue
-            latest = cutoff
-            past = panel.between(cutoff - self.window_days * DAY_US, cutoff)
-            base, size = _boosting_base(past, on_published)
-            y = (past.target - base) / size[:, :, None]
-            usable = np.flatnonzero((np.isfinite(y) & (past.known_at <= cutoff)).ravel())
-            if not len(usable):
-                fits.append(BoostingFit(self, None, [], on_published))
-                continue
-            rng = np.random.default_rng(seed)
-            if len(usable) > self.rows:
-                usable = np.sort(rng.choice(usable, self.rows, replace=False))
-            names, x = self._rows(past, usable)
-            x[:, np.isnan(x).all(axis=0)] = 0.0  # scikit-learn cannot bin a column without values
-            model = HistGradientBoostingRegressor(
-                loss="absolute_error",
-                max_iter=self.iterations,
-                max_leaf_nodes=self.leaves,
-                learning_rate=self.learning_rate,
-                early_stopping=False,
-                random_state=seed,
-            )
-            # One thread: OpenMP's threads spin when they share the machine, which costs far more than it gains.
-            with threadpool_limits(1, "openmp"):
-                model.fit(x, np.clip(y.ravel()[usable], -0.7, 1.5))
-            fits.append(BoostingFit(self, model, names, on_published))
-        return fits
+        past = panel.between(cutoff - self.window_days * DAY_US, cutoff)
+        base, size = _boosting_base(past, on_published)
+        y = (past.target - base) / size[:, :, None]
+        usable = np.flatnonzero((np.isfinite(y) & (past.known_at <= cutoff)).ravel())
+        if not len(usable):
+            return BoostingFit(self, None, [], on_published)
+        rng = np.random.default_rng(seed)
+        if len(usable) > self.rows:
+            usable = np.sort(rng.choice(usable, self.rows, replace=False))
+        names, x = self._rows(past, usable)
+        x[:, np.isnan(x).all(axis=0)] = 0.0  # scikit-learn cannot bin a column without values
+        model = HistGradientBoostingRegressor(
+            loss="absolute_error",
+            max_iter=self.iterations,
+            max_leaf_nodes=self.leaves,
+            learning_rate=self.learning_rate,
+            early_stopping=False,
+            random_state=seed,
+        )
+        # One thread: OpenMP's threads spin when they share the machine, which costs far more than it gains.
+        with threadpool_limits(1, "openmp"):
+            model.fit(x, np.clip(y.ravel()[usable], -0.7, 1.5))
+        return BoostingFit(self, model, names, on_published)
 
     def _rows(self, panel: Panel, rows: np.ndarray) -> tuple[list[str], npt.NDArray[np.float32]]:
         """The design of some rows of the flattened panel, series by series for the sake of memory."""

@@ -94,10 +94,13 @@ class FittedForecast:
 def side_by_side(work: Callable[[str], _T], names: Iterable[str]) -> dict[str, _T]:
     """What `work` makes of each name, by name, in two threads: numpy and scikit-learn release the interpreter's lock.
 
-    Which thread does what changes nothing in the results: each fit is computed as it would be alone.
+    Which thread does what changes nothing in the results: each fit is computed as it would be alone. Linear algebra
+    keeps to its thread: two that each call for every core wait for one another.
     """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
     names = list(names)
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(max_workers=2) as pool:
         return dict(zip(names, pool.map(work, names), strict=True))
 
 

@@ -17,8 +17,7 @@ YEAR = 365.25
 
 
 def decayed_grams(
-    x: Array,
-    y: Array,
+    rows: Array,
     day: Array,
     block: npt.NDArray[np.integer],
     cutoffs: Array,
@@ -29,36 +28,33 @@ def decayed_grams(
 ) -> Iterator[Array]:
     """Yield, cutoff by cutoff, the Gram matrices of ``[1, x, y]`` over the rows known by then, one for each regression.
 
-    x: (B, D, p) finite features of B regressions; y: (B, D) targets, NaN where there is none. day: (D,) when, in days.
-    block: (B, D) index of the first cutoff at which the row is known (K or more: never). cutoffs: (K,) days,
-    ascending. half_life: days in which a row's weight halves: 0.5 ** ((t - day) / half_life) at cutoff t,
-    times ``weight`` (D,) if given.
+    rows: (B, p + 2, D) finite rows ``[1, x, y]`` of B regressions. day: (D,) when, in days.
+    block: (B, D) index of the first cutoff at which the row is known (K or more: never, as of a row without a target).
+    cutoffs: (K,) days, ascending. half_life: days in which a row's weight halves: 0.5 ** ((t - day) / half_life) at
+    cutoff t, times ``weight`` (D,) if given.
     Yields K arrays (F, B, p + 2, p + 2). F is 1; or, if seasonal, 3: with the rows also weighted by the cosine and the
     sine of their day of the year, from which :func:`in_season` makes the matrix for any season.
     """
-    b, d, p = x.shape
-    usable = np.isfinite(y)
+    b, q, d = rows.shape
     turn = 2 * np.pi * day / YEAR
     weight = np.ones(d) if weight is None else weight
     factors = [weight, weight * np.cos(turn), weight * np.sin(turn)] if seasonal else [weight]
-    grams = np.zeros((len(factors), b, p + 2, p + 2))
+    grams = np.zeros((len(factors), b, q, q))
     previous = None
     for k, cutoff in enumerate(cutoffs):
         if previous is not None:
             grams *= 0.5 ** ((cutoff - previous) / half_life)
         previous = cutoff
-        touched = np.flatnonzero((block == k).any(axis=0))
+        mine = block == k
+        touched = np.flatnonzero(mine.any(axis=0))
         if len(touched):
-            rows = slice(int(touched[0]), int(touched[-1]) + 1)
-            mine = usable[:, rows] & (block[:, rows] == k)
-            w = np.where(mine, 0.5 ** ((cutoff - day[rows]) / half_life), 0.0)
-            a = np.empty((b, rows.stop - rows.start, p + 2))
-            a[:, :, 0] = 1.0
-            a[:, :, 1:-1] = x[:, rows]
-            a[:, :, -1] = np.where(usable[:, rows], y[:, rows], 0.0)
-            across = a.transpose(0, 2, 1)
-            for i, factor in enumerate(factors):
-                grams[i] += across @ (a * (w * factor[rows])[:, :, None])
+            span = slice(int(touched[0]), int(touched[-1]) + 1)
+            decay = 0.5 ** ((cutoff - day[span]) / half_life)
+            weights = [np.where(mine[:, span], decay * factor[span], 0.0) for factor in factors]
+            # One regression at a time: its rows stay in the processor's cache from one factor to the next.
+            for i, a in enumerate(rows[:, :, span]):
+                for f, w in enumerate(weights):
+                    grams[f, i] += (a * w[i]) @ a.T
         yield grams.copy()
 
 

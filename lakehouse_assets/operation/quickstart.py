@@ -13,7 +13,7 @@ from lakehouse_assets.lake.table import Lake
 from lakehouse_assets.operation.conservation import rows_accounted_for
 from lakehouse_assets.operation.execution import Operator, progress_bar
 from lakehouse_assets.operation.home import install_declaration, prepare_home
-from lakehouse_assets.operation.replay import Step, replay, replayed_until
+from lakehouse_assets.operation.replay import Step, Ticked, replay, replayed_until
 from lakehouse_assets.operation.run import STAGES, run_everything
 from lakehouse_assets.registry.tracking import Registry
 from lakehouse_assets.settings import Settings
@@ -31,6 +31,9 @@ def quickstart(
     """Simulate a world, build the lakehouse on it, operate it through a change, and tell what happened.
 
     Repeating it goes on where it was interrupted, and tells the story again when it has ended.
+
+    Raises:
+        RunFailed: a run failed on the way; the others went on.
 
     Args:
         settings: the home.
@@ -59,17 +62,23 @@ def quickstart(
                         advance()
         out.print(f"[bold]Built[/] as of {GO_LIVE}: landed, refined, trained, promoted, forecast.")
         weeks = (END - GO_LIVE) // timedelta(weeks=1)
+        failed: list[Ticked] = []
         with progress_bar(out, "operate", total=weeks) as (report, advance):
             operator.report = report
 
             def tell(step: Step) -> None:
                 advance()
                 for run in step.runs:
-                    if run.job.endswith("_retrain"):
+                    if not run.success:
+                        failed.append(run)
+                        out.print(f"{step.at:%Y-%m-%d}  [red]{run.asked_by}[/]: {run.reason}")
+                    elif run.job.endswith("_retrain"):
                         out.print(f"{step.at:%Y-%m-%d}  {run.asked_by} asked for a training")
 
             replay(operator, live, _utc(END), timedelta(weeks=1), after_step=tell)
     _tell(settings, out)
+    if failed:
+        raise RunFailed(f"{len(failed)} runs failed, as told above", str(failed[0].run_id))
 
 
 def _utc(day: date) -> datetime:

@@ -74,6 +74,8 @@ def test_a_better_challenger_is_promoted_an_equal_one_is_not_and_a_rollback_undo
     decisions = house.table("registry/toy").scan().collect().sort("version")
     assert decisions["decision"].to_list() == ["promoted", "kept"]
     assert house.registry.get("toy", "champion").version == 1
+    assert house.run("toy_monitor", house.know(152)).success
+    assert house.table("monitoring/toy_drift").exists()
 
     # four weeks after the published forecast changed its habits
     at = house.know(175)
@@ -86,6 +88,11 @@ def test_a_better_challenger_is_promoted_an_equal_one_is_not_and_a_rollback_undo
     assert house.registry.get("toy", "previous").version == 1
     latest = house.table("predictions/toy").scan().filter(pl.col("issued_at") == at).collect()
     assert latest["model_version"].unique().to_list() == [3], "the new champion predicts anew"
+
+    # reports about the old champion are there, none can be made about the new one yet
+    assert house.run("toy_monitor", at).success
+    event = house.instance.get_latest_materialization_event(Names("toy").drift)
+    assert event.asset_materialization.metadata["verdict"].value == "insufficient_data"
 
     now = datetime(2023, 8, 1, tzinfo=UTC)
     assert roll_back(TOY, house.registry, house.table("registry/toy"), house.instance, now) == (3, 1)

@@ -14,14 +14,21 @@ def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, y, np.arange(120.0)
 
 
+def stacked(x: np.ndarray, y: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of [1, x, y], and when they are known: never, where there is no target."""
+    rows = np.concatenate([np.ones((*y.shape, 1)), x, np.nan_to_num(y)[:, :, None]], axis=2)
+    return rows.transpose(0, 2, 1), np.where(np.isfinite(y), block, 99)
+
+
 def test_a_batch_equals_scikit_learn_with_sample_weights(problem: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     x, y, day = problem
-    (gram,) = decayed_grams(x, y, day, np.zeros(y.shape, int), np.array([120.0]), half_life=30.0)
+    rows, block = stacked(x, y, np.zeros(y.shape, int))
+    (gram,) = decayed_grams(rows, day, block, np.array([120.0]), half_life=30.0)
     ours = solve_ridge(gram[0], 0.7)
     for b in range(len(x)):
-        rows = np.isfinite(y[b])
-        weights = 0.5 ** ((120.0 - day[rows]) / 30.0)
-        theirs = Ridge(alpha=0.7).fit(x[b][rows], y[b][rows], sample_weight=weights)
+        there = np.isfinite(y[b])
+        weights = 0.5 ** ((120.0 - day[there]) / 30.0)
+        theirs = Ridge(alpha=0.7).fit(x[b][there], y[b][there], sample_weight=weights)
         np.testing.assert_allclose(ours[b], [theirs.intercept_, *theirs.coef_], atol=1e-6)
 
 
@@ -30,16 +37,16 @@ def test_recursion_over_cutoffs_equals_a_direct_fit(problem: tuple[np.ndarray, n
     cutoffs = np.array([40.0, 47.0, 90.0])
     known = np.broadcast_to(day + 1, y.shape).copy()
     known[:, 35] = 80.0  # one day that became known late
-    block = np.searchsorted(cutoffs, known)
-    for gram, cutoff in zip(decayed_grams(x, y, day, block, cutoffs, 60.0), cutoffs, strict=True):
-        (direct,) = decayed_grams(x, y, day, np.searchsorted([cutoff], known), np.array([cutoff]), 60.0)
+    rows, block = stacked(x, y, np.searchsorted(cutoffs, known))
+    for gram, cutoff in zip(decayed_grams(rows, day, block, cutoffs, 60.0), cutoffs, strict=True):
+        _, by_then = stacked(x, y, np.searchsorted([cutoff], known))
+        (direct,) = decayed_grams(rows, day, by_then, np.array([cutoff]), 60.0)
         np.testing.assert_allclose(solve_ridge(gram[0], 0.1), solve_ridge(direct[0], 0.1), rtol=1e-9, atol=1e-10)
 
 
 def test_no_rows_no_coefficients() -> None:
-    (gram,) = decayed_grams(
-        np.ones((1, 4, 2)), np.full((1, 4), np.nan), np.arange(4.0), np.zeros((1, 4), int), np.array([4.0]), 9.0
-    )
+    rows, block = stacked(np.ones((1, 4, 2)), np.full((1, 4), np.nan), np.zeros((1, 4), int))
+    (gram,) = decayed_grams(rows, np.arange(4.0), block, np.array([4.0]), 9.0)
     assert np.isnan(solve_ridge(gram[0], 1.0)).all()
 
 
@@ -47,10 +54,10 @@ def test_the_season_of_a_row_counts(problem: tuple[np.ndarray, np.ndarray, np.nd
     x, y, _ = problem
     day = np.arange(120.0) * 5
     cutoffs = np.array([300.0, 600.0])
-    block = np.broadcast_to(np.searchsorted(cutoffs, day + 1), y.shape)
-    *_, grams = decayed_grams(x, y, day, block, cutoffs, 500.0, seasonal=True)
+    rows, block = stacked(x, y, np.broadcast_to(np.searchsorted(cutoffs, day + 1), y.shape))
+    *_, grams = decayed_grams(rows, day, block, cutoffs, 500.0, seasonal=True)
     ours = solve_ridge(in_season(grams, 700.0, 0.9), 0.7)
     weights = 0.5 ** ((600.0 - day) / 500.0) * (1 + 0.9 * np.cos(2 * np.pi * (700.0 - day) / 365.25))
-    rows = np.isfinite(y[2])
-    theirs = Ridge(alpha=0.7).fit(x[2][rows], y[2][rows], sample_weight=weights[rows])
+    there = np.isfinite(y[2])
+    theirs = Ridge(alpha=0.7).fit(x[2][there], y[2][there], sample_weight=weights[there])
     np.testing.assert_allclose(ours[2], [theirs.intercept_, *theirs.coef_], atol=1e-6)
