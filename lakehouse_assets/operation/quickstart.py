@@ -11,6 +11,7 @@ from rich.panel import Panel
 
 from lakehouse_assets.lake.table import Lake
 from lakehouse_assets.operation.conservation import rows_accounted_for
+from lakehouse_assets.operation.errors import RunFailed
 from lakehouse_assets.operation.execution import Operator, progress_bar
 from lakehouse_assets.operation.home import install_declaration, prepare_home
 from lakehouse_assets.operation.replay import Step, Ticked, replay, replayed_until
