@@ -477,7 +477,7 @@ class BoostingFit:
 
     def predict(self, panel: Panel) -> Array:
         """See :class:`Fit`."""
-        if self.model is None:
+        if self.model is None or not panel.target.size:
             return np.full(panel.shape, np.nan)
         base, size = _boosting_base(panel, self.on_published)
         names, x = self.recipe.design(panel)
