@@ -52,11 +52,23 @@ class GatePolicy:
     minimum_gain: the least relative gain of the primary loss (0.005 = half a percent).
     significance: the one-sided level at which the gain must be larger than nothing.
     group_tolerance: no group of series may become worse by more than this share.
+
+    Series by series:
+
+    false_discovery_rate: the share of the series promoted, or called harmed, that may be so by chance (Benjamini and
+    Hochberg, across series).
+    peak_share: the share of a series' hours, those of its highest load, that are its peak hours.
+    peak_tolerance: on them the loss must be shown not to grow by this share, at the level ``significance``.
+    coverage_tolerance: by how much an interval's coverage may fall further below nominal than the champion's.
     """
 
     minimum_gain: float = 0.005
     significance: float = 0.05
     group_tolerance: float = 0.05
+    false_discovery_rate: float = 0.05
+    peak_share: float = 0.1
+    peak_tolerance: float = 0.05
+    coverage_tolerance: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -158,11 +170,17 @@ class BacktestResult:
 
 @dataclass(frozen=True)
 class GateDecision:
-    """promote or keep; the reason in one sentence; the evidence as JSON-able numbers and tables."""
+    """promote or keep; the reason in one sentence; the evidence as JSON-able numbers and tables.
+
+    series: the decision of each member, where there was a champion to compare with: series_id, promote, harmed, reason,
+    and the kind's statistics. When the whole is promoted, the harmed members stay with the champion; when it is kept,
+    those with ``promote`` move nevertheless.
+    """
 
     promote: bool
     reason: str
     evidence: dict[str, Any]
+    series: pl.DataFrame | None = field(default=None, repr=False)
 
 
 class DriftVerdict(Protocol):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from lakehouse_assets.ml.definition import DriftPolicy
+from lakehouse_assets.ml.metrics import benjamini_hochberg
 from lakehouse_assets.ml.panel import Panel
 
 Array = npt.NDArray[np.float64]
@@ -203,17 +204,6 @@ def _mean_p_value(values: Array) -> float:
     if spread == 0:
         return 0.0 if values.mean() > 0 else 1.0
     return float(student.sf(values.mean() / (spread / np.sqrt(len(values))), len(values) - 1))
-
-
-def benjamini_hochberg(p: Array) -> Array:
-    """Adjusted p-values (Benjamini and Hochberg, 1995); NaN stays NaN and does not count."""
-    q = np.full(len(p), np.nan)
-    known = np.flatnonzero(np.isfinite(p))
-    if len(known):
-        order = known[np.argsort(p[known], kind="stable")]
-        raised = p[order] * len(known) / np.arange(1, len(known) + 1)
-        q[order] = np.minimum(np.minimum.accumulate(raised[::-1])[::-1], 1.0)
-    return q
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from lakehouse_assets.ml import drift, estimators
+from lakehouse_assets.ml import drift, estimators, gate
 from lakehouse_assets.ml.definition import (
     CHAMPION,
     BacktestResult,
@@ -26,7 +26,7 @@ from lakehouse_assets.ml.definition import (
     Progress,
 )
 from lakehouse_assets.ml.estimators import Blend, Fit, SeasonalNaive
-from lakehouse_assets.ml.metrics import REFERENCE, MeanTest, forecast_metrics, mean_test
+from lakehouse_assets.ml.metrics import REFERENCE, forecast_metrics
 from lakehouse_assets.ml.panel import DAY_US, KEYS, NEVER, Panel
 
 Array = npt.NDArray[np.float64]
@@ -398,8 +398,8 @@ class Forecast:
         groups: Mapping[str, str | None] | None = None,
         has_champion: bool,
     ) -> GateDecision:
-        """Promote by evidence: see :func:`decide`."""
-        return decide(result, challenger, policy, groups or {}, has_champion)
+        """Promote by evidence, the fleet and series by series: see :func:`lakehouse_assets.ml.gate.decide`."""
+        return gate.decide(result, challenger, policy, groups or {}, has_champion)
 
     # --- monitoring ---------------------------------------------------------------------------------------------------
 
@@ -507,91 +507,3 @@ def _last_levels(panel: Panel) -> dict[str, float]:
         if len(known):
             out[series] = float(row[known[-1]])
     return out
-
-
-def decide(
-    result: BacktestResult,
-    challenger: str,
-    policy: GatePolicy,
-    groups: Mapping[str, str | None],
-    has_champion: bool,
-) -> GateDecision:
-    """Challenger against champion on identical hours.
-
-    Losses are absolute errors in units of the series' mean error of both, averaged over the series of each hour;
-    their difference is tested with :func:`lakehouse_assets.ml.metrics.mean_test`. The challenger must gain at least
-    ``minimum_gain``, significantly; no group may lose more than ``group_tolerance``, significantly; and it must be
-    better than the seasonal naive. Without a champion the last condition stands alone. Where the champion's own
-    stored fit was out of sample for two weeks or more, only those folds count.
-    """
-    losses = result.losses
-    evidence: dict[str, Any] = {"challenger": challenger, "folds_scored": result.folds.height}
-    naive_gain, naive_test = _compare(losses, challenger, REFERENCE)
-    evidence["against_seasonal_naive"] = {"gain": naive_gain, **_numbers(naive_test)}
-    beats_naive = naive_gain > 0
-    if not has_champion:
-        reason = f"{'first model' if beats_naive else 'no model yet'}: {naive_gain:+.1%} gain on the seasonal naive"
-        return GateDecision(beats_naive, reason, evidence)
-    own = result.folds.filter("champion_own")
-    out_of_sample = losses.filter(pl.col("fold").is_in(own["fold"].implode()))
-    enough = out_of_sample["ts"].n_unique() >= 2 * WEEK * 24
-    used = out_of_sample if enough else losses
-    gain, test = _compare(used, challenger, CHAMPION)
-    evidence |= {"gain": gain, **_numbers(test), "minimum_gain": policy.minimum_gain}
-    evidence |= {"significance": policy.significance, "champion_own_fit": enough}
-    evidence["folds_used"] = sorted(used["fold"].unique().to_list())
-    table = []
-    harmed = []
-    for group in sorted({g for g in groups.values() if g}):
-        rows = used.filter(pl.col("series_id").is_in([s for s, g in groups.items() if g == group]))
-        if rows.is_empty():
-            continue
-        group_test = _compare(rows, CHAMPION, challenger)[1]
-        change = -_compare(rows, challenger, CHAMPION)[0]
-        table.append({"group": group, "loss_change": change, "p_worse": group_test.p_value})
-        if change > policy.group_tolerance and group_test.p_value < policy.significance:
-            harmed.append(group)
-    evidence["groups"] = table
-    if not beats_naive:
-        reason = f"kept: the challenger does not beat the seasonal naive ({naive_gain:+.1%})"
-    elif gain < policy.minimum_gain:
-        reason = f"kept: gain of {gain:+.2%} is below the minimum of {policy.minimum_gain:.2%}"
-    elif test.p_value >= policy.significance:
-        reason = f"kept: gain of {gain:+.2%} is not significant (p = {test.p_value:.3f})"
-    elif harmed:
-        reason = (
-            f"kept: gain of {gain:+.2%}, but worse by more than {policy.group_tolerance:.0%} in {', '.join(harmed)}"
-        )
-    else:
-        reason = f"promoted: gain of {gain:+.2%} over {test.n} hours (p = {test.p_value:.4f})"
-        return GateDecision(True, reason, evidence)
-    return GateDecision(False, reason, evidence)
-
-
-def _compare(losses: pl.DataFrame, ours: str, theirs: str) -> tuple[float, MeanTest]:
-    """Relative gain of one forecast over another, and the test of their difference.
-
-    A series counts in units of the mean of both its errors: all alike, and none can rule the fleet by being hopeless.
-    """
-    a, b = ((pl.col(name) - pl.col("y")).abs().mean().over("series_id") for name in (ours, theirs))
-    scaled = losses.with_columns(scale=(a + b) / 2).filter(pl.col("scale") > 0)
-    hourly = (
-        scaled.group_by("fold", "ts")
-        .agg(
-            ours=((pl.col(ours) - pl.col("y")).abs() / pl.col("scale")).mean(),
-            theirs=((pl.col(theirs) - pl.col("y")).abs() / pl.col("scale")).mean(),
-        )
-        .sort("fold", "ts")
-    )
-    if hourly.is_empty():
-        return 0.0, MeanTest(0.0, 0.0, 0.5, 0, 0)
-    loss = float(hourly["theirs"].mean())  # type: ignore[arg-type]
-    difference = (hourly["theirs"] - hourly["ours"]).to_numpy()
-    # Weeks that follow each other are one stretch; a jump in time begins another.
-    gap = np.diff(hourly["ts"].dt.epoch("s").to_numpy(), prepend=0) > 6 * 3600
-    test = mean_test(difference, np.cumsum(gap))
-    return (test.mean / loss if loss > 0 else 0.0), test
-
-
-def _numbers(test: MeanTest) -> dict[str, float]:
-    return {"statistic": test.statistic, "p_value": test.p_value, "hours": test.n, "lag": test.lag}

@@ -9,7 +9,7 @@ import pytest
 
 from lakehouse_assets.ml.definition import CHAMPION, BacktestResult, DriftPolicy, GatePolicy
 from lakehouse_assets.ml.estimators import Blend, Boosting, Ridge, SeasonalNaive
-from lakehouse_assets.ml.forecast import FittedForecast, Forecast, decide, microseconds
+from lakehouse_assets.ml.forecast import FittedForecast, Forecast, microseconds
 from lakehouse_assets.ml.panel import Panel
 from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
 
@@ -247,56 +247,6 @@ def test_a_changed_world_is_drift_and_the_retrained_model_is_promoted() -> None:
     assert decision.evidence["champion_own_fit"]
     pictures = KIND.drift_pictures(history) | KIND.pictures(result)
     assert all(png.startswith(b"\x89PNG") and len(png) < 200_000 for png in pictures.values())
-
-
-def _scored(gains: dict[str, float], naive: float = 3.0, days: int = 28) -> BacktestResult:
-    """Losses where the challenger's error is the champion's times (1 - gain), by series."""
-    rng = np.random.default_rng(0)
-    start = datetime(2024, 1, 1, tzinfo=UTC)
-    rows = []
-    for series, gain in gains.items():
-        for hour in range(days * 24):
-            error = abs(rng.normal())
-            rows.append((hour // 168, series, start + timedelta(hours=hour), error, error * (1 - gain), naive))
-    losses = pl.DataFrame(rows, schema=["fold", "series_id", "ts", CHAMPION, "new", "reference"], orient="row")
-    losses = losses.with_columns(y=pl.lit(0.0))
-    folds = pl.DataFrame({"fold": range(days // 7), "champion_own": [True] * (days // 7)})
-    return BacktestResult("new", "relative_mae", pl.DataFrame(), folds, losses, {})
-
-
-def test_the_gate_promotes_and_keeps_with_reasons() -> None:
-    groups = {"a": "north", "b": "south", "c": None}
-    better = decide(_scored({"a": 0.03, "b": 0.03, "c": 0.03}), "new", GatePolicy(), groups, True)
-    assert better.promote
-    assert better.evidence["gain"] == pytest.approx(0.03, abs=1e-6)
-    assert better.evidence["folds_used"] == [0, 1, 2, 3]
-    small = decide(_scored({"a": 0.001, "b": 0.001}), "new", GatePolicy(), groups, True)
-    assert not small.promote
-    assert "below the minimum" in small.reason
-    harm = decide(_scored({"a": 0.3, "b": -0.1}), "new", GatePolicy(), groups, True)
-    assert not harm.promote
-    assert "south" in harm.reason
-    bad = decide(_scored({"a": 0.5, "b": 0.5}, naive=0.1), "new", GatePolicy(), groups, True)
-    assert not bad.promote
-    assert "seasonal naive" in bad.reason
-
-
-def test_the_first_model_needs_only_to_beat_the_seasonal_naive() -> None:
-    assert decide(_scored({"a": -0.5}), "new", GatePolicy(), {}, False).promote
-    assert not decide(_scored({"a": 0.5}, naive=0.1), "new", GatePolicy(), {}, False).promote
-
-
-def test_an_accidental_gain_is_not_enough() -> None:
-    rng = np.random.default_rng(1)
-    noise = _scored({"a": 0.0, "b": 0.0})
-    weekly = pl.Series(np.repeat(rng.normal(0, 0.3, 8), 168))
-    swaying = BacktestResult(
-        "new", "", pl.DataFrame(), noise.folds,
-        noise.losses.with_columns(new=pl.col("new") * (1 + weekly) - 0.02), {},
-    )  # fmt: skip
-    decision = decide(swaying, "new", GatePolicy(), {}, True)
-    assert decision.evidence["p_value"] > 0.001
-    assert not decision.promote
 
 
 def test_errors_join_what_came_true(frame: pl.DataFrame, result: BacktestResult) -> None:
