@@ -1,8 +1,8 @@
 """The backtest of a training as artifacts of its MLflow run: what the gate decides on, today or when asked again."""
 
-import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ from lakehouse_assets.ml.definition import BacktestResult
 from lakehouse_assets.registry.tracking import Registry
 from lakehouse_assets.registry.training_run import TrainingRun
 
-_FRAMES = ("metrics", "folds", "losses")
+_FRAMES = ("metrics", "folds", "losses", "costs")
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,30 @@ def save_backtest(
     run: TrainingRun, result: BacktestResult, groups: Mapping[str, str | None] | None, champion_version: int | None
 ) -> None:
     """Log a backtest's tables as Parquet artifacts of a run."""
-    for name in _FRAMES:
-        buffer = io.BytesIO()
-        getattr(result, name).write_parquet(buffer)
-        run.artifact_bytes(f"backtest/{name}.parquet", buffer.getvalue())
     about = {"best": result.best, "primary": result.primary, "groups": groups, "champion_version": champion_version}
+    with TemporaryDirectory() as temporary:
+        for name in _FRAMES:
+            file = Path(temporary, f"{name}.parquet")
+            # Small row groups: who reads the losses of some series skips those of the others.
+            getattr(result, name).lazy().sink_parquet(file, row_group_size=100_000)
+            run.artifact_file(f"backtest/{name}.parquet", file)
     run.artifact_bytes("backtest/about.json", json.dumps(about).encode())
 
 
-def load_backtest(store: Registry, run_id: str) -> Backtest:
-    """Read what `save_backtest` logged."""
+@contextmanager
+def load_backtest(store: Registry, run_id: str) -> Iterator[Backtest]:
+    """What `save_backtest` logged; the losses are read when they are asked for, so long as the context lasts."""
     with TemporaryDirectory() as temporary:
         folder = Path(store.client.download_artifacts(run_id, "backtest", temporary))
         about = json.loads((folder / "about.json").read_text())
-        frames = {name: pl.read_parquet((folder / f"{name}.parquet").read_bytes()) for name in _FRAMES}
-    result = BacktestResult(best=about["best"], primary=about["primary"], fitted={}, **frames)
-    return Backtest(result, about["groups"], about["champion_version"])
+        frames = {name: pl.scan_parquet(folder / f"{name}.parquet") for name in _FRAMES}
+        result = BacktestResult(
+            best=about["best"],
+            primary=about["primary"],
+            metrics=frames["metrics"].collect(),
+            folds=frames["folds"].collect(),
+            losses=frames["losses"],
+            fitted={},
+            costs=frames["costs"].collect(),
+        )
+        yield Backtest(result, about["groups"], about["champion_version"])

@@ -123,7 +123,7 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
         findings = pl.DataFrame()
         if weeks:
             model = store.load(definition.name, champion.version)
-            dataset = kind.dataset(features.scan().collect())
+            dataset = kind.dataset(features.scan())
             for week in weeks:
                 context.log.info(f"week of {week:%Y-%m-%d}: champion against a fresh fit")
                 new = kind.weekly_losses(model, dataset, week).with_columns(

@@ -94,14 +94,14 @@ def _decide(
     store: Registry, definition: ModelDefinition, challenger: ModelVersion, now: datetime, run: dg.DagsterRun
 ) -> dict[str, Any]:
     """Let the gate decide about a version, set the aliases, and return the row of the decision."""
-    backtest = load_backtest(store, challenger.run_id)
-    decision = definition.kind.gate(
-        backtest.result,
-        backtest.result.best,
-        definition.gate,
-        groups=backtest.groups,
-        has_champion=backtest.champion_version is not None,
-    )
+    with load_backtest(store, challenger.run_id) as backtest:
+        decision = definition.kind.gate(
+            backtest.result,
+            backtest.result.best,
+            definition.gate,
+            groups=backtest.groups,
+            has_champion=backtest.champion_version is not None,
+        )
     champion = store.get(definition.name, "champion")
     before = champion.version if champion else None
     promote, reason = decision.promote, decision.reason

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -49,15 +50,14 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
         kind, store, settings = definition.kind, registry.registry(), get_settings()
         table = lake.lake().table(definition.features)
         pins = {definition.features: table.version()}
-        frame = table.scan(pins[definition.features]).collect()
-        if frame.is_empty():
+        rows = table.scan(pins[definition.features])
+        cutoff: datetime | None = rows.select(pl.col(kind.time_column).max()).collect().item()
+        if cutoff is None:
             raise dg.Failure(f"{definition.features} has no rows yet: there is too little history to train on.")
-        cutoff: datetime = frame.select(pl.col(kind.time_column).max()).item()
-        groups = member_groups(definition, frame)
-        context.log.info(f"{frame.height:,} rows of {definition.features}, version {pins[definition.features]}")
-        dataset = kind.dataset(frame)
-        signature_frame = frame.head(1)
-        del frame  # the data set holds it again, in a denser form
+        groups = member_groups(definition, rows)
+        count = table.row_count(pins[definition.features])
+        context.log.info(f"{count:,} rows of {definition.features}, version {pins[definition.features]}")
+        dataset = kind.dataset(rows)
 
         champion = store.get(definition.name, "champion")
         fitted_champion = store.load(definition.name, champion.version) if champion else None
@@ -66,9 +66,12 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
             "code_version": code_version(definition),
             "champion_version": champion.version if champion else "",
         }
-        with store.run(
-            definition.name, f"training of {cutoff:%Y-%m-%d}", tags=tags, dagster_run_id=context.run_id
-        ) as run:
+        with (
+            TemporaryDirectory(prefix="lakehouse_training_") as workspace,
+            store.run(
+                definition.name, f"training of {cutoff:%Y-%m-%d}", tags=tags, dagster_run_id=context.run_id
+            ) as run,
+        ):
             run.params({"seed": settings.seed, "cutoff": cutoff.isoformat(), "pins": json.dumps(pins)})
             result = kind.backtest(
                 dataset,
@@ -76,6 +79,7 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                 cutoff=cutoff,
                 champion=fitted_champion,
                 seed=settings.seed,
+                workspace=Path(workspace),
                 progress=context.log.info,
             )
             summary = result.summary()
@@ -97,7 +101,7 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                 run,
                 definition.name,
                 challenger,
-                signature=_signature(challenger, signature_frame),
+                signature=_signature(challenger, rows.head(1).collect()),
                 pins=pins,
                 metrics=summary[result.best],
                 tags={
@@ -136,13 +140,13 @@ def code_version(definition: ModelDefinition) -> str:
     return digest.hexdigest()[:12]
 
 
-def member_groups(definition: ModelDefinition, frame: pl.DataFrame) -> dict[str, str | None] | None:
+def member_groups(definition: ModelDefinition, rows: pl.LazyFrame) -> dict[str, str | None] | None:
     """Member (second key of the kind) -> group, from the feature table; None when the model has no groups."""
-    if definition.group is None or definition.group not in frame.columns:
+    if definition.group is None or definition.group not in rows.collect_schema():
         return None
-    member = definition.kind.keys[1]
-    latest = frame.select(member, definition.group).unique(member, keep="last")
-    return dict(latest.iter_rows())
+    member, group = definition.kind.keys[1], pl.col(definition.group)
+    latest = rows.group_by(member).agg(group.sort_by(definition.kind.time_column).last()).sort(member)
+    return dict(latest.collect(engine="streaming").iter_rows())
 
 
 def leaderboard(summary: Mapping[str, Mapping[str, float]], primary: str) -> str:

@@ -22,6 +22,7 @@ and a week of monitoring::
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
@@ -150,16 +151,19 @@ class BacktestResult:
     metrics: one row for each candidate and slice: candidate, slice ("overall" or a kind's own, such as "series",
     "horizon", "fold"), key (the slice's member as text; "" for overall), and the metrics as columns, primary included.
     folds: one row a fold; a kind's own columns, ``fold`` (Int32) first.
-    losses: out-of-sample rows, the same for every candidate (the evidence); a kind's own columns.
+    losses: out-of-sample rows, the same for every candidate (the evidence), sorted by member; a kind's own columns.
+    Lazily: of a large fleet they are more than memory holds.
     fitted: each candidate fitted on everything known at the cutoff.
+    costs: shard (null: the whole fleet), candidate, stage, cpu_seconds, bytes.
     """
 
     best: str
     primary: str
     metrics: pl.DataFrame
     folds: pl.DataFrame
-    losses: pl.DataFrame
+    losses: pl.LazyFrame
     fitted: Mapping[str, FittedModel] = field(repr=False)
+    costs: pl.DataFrame = field(default_factory=pl.DataFrame, repr=False)
 
     def summary(self) -> dict[str, dict[str, float]]:
         """The overall metrics by candidate, the best first."""
@@ -245,8 +249,8 @@ class Kind(Protocol):
         """The column of the feature table that says as of when a row is (issued_at, as_of)."""
         ...
 
-    def dataset(self, frame: pl.DataFrame) -> Any:
-        """A feature frame as a data set."""
+    def dataset(self, rows: pl.DataFrame | pl.LazyFrame) -> Any:
+        """Rows of the feature table as a data set; rows that come lazily are read when and where they are needed."""
         ...
 
     def backtest(
@@ -257,9 +261,13 @@ class Kind(Protocol):
         cutoff: datetime | None = None,
         champion: Any = None,
         seed: int = 0,
+        workspace: Path | None = None,
         progress: Progress | None = None,
     ) -> BacktestResult:
-        """Score all candidates and the champion on identical folds, and fit each on what is known at the cutoff."""
+        """Score all candidates and the champion on identical folds, and fit each on what is known at the cutoff.
+
+        workspace: an empty folder, which must last as long as the result, for what would not fit in memory.
+        """
         ...
 
     def refit(self, fitted: Any, dataset: Any, cutoff: datetime, *, seed: int = 0) -> FittedModel:

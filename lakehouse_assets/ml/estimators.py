@@ -24,6 +24,14 @@ CHUNK_BYTES = 96_000_000
 """Size of the largest design matrix that is held at once; the memory of a fit is a small multiple of it."""
 
 
+class Columns(Protocol):
+    """Data that can say which features hold values: a panel, or all shards of a fleet."""
+
+    def has(self, name: str, /) -> bool:
+        """Whether the feature exists and holds a value anywhere."""
+        ...
+
+
 class Fit(Protocol):
     """What an estimator has learned by one cutoff."""
 
@@ -39,8 +47,8 @@ class Estimator(Protocol):
         """JSON-able parameters, for the record."""
         ...
 
-    def usable(self, panel: Panel) -> bool:
-        """Whether the panel has the columns that this estimator cannot do without."""
+    def usable(self, data: Columns) -> bool:
+        """Whether the data have the columns that this estimator cannot do without."""
         ...
 
     def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> Sequence[Fit]:
@@ -51,13 +59,22 @@ class Estimator(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What some series contribute to a model across all: for each fit, rows (n, p) of the design and targets (n,)."""
+
+    on_published: bool
+    names: list[str]
+    rows: list[tuple[npt.NDArray[np.float32], Array]]
+
+
 class _Parameters:
     def parameters(self) -> dict[str, Any]:
         """The dataclass's fields, with the estimator's name."""
         return {"estimator": type(self).__name__} | asdict(self)  # type: ignore[call-overload]
 
-    def usable(self, panel: Panel) -> bool:
-        """Any panel will do."""
+    def usable(self, data: Columns) -> bool:
+        """Any data will do."""
         return True
 
 
@@ -212,9 +229,9 @@ class Ridge(_Parameters):
     season: float = 0.9
     clip: tuple[float, float] = (-0.7, 1.5)
 
-    def usable(self, panel: Panel) -> bool:
+    def usable(self, data: Columns) -> bool:
         """On the published forecast: only where there is one."""
-        return not self.on_published or panel.has(PUBLISHED)
+        return not self.on_published or data.has(PUBLISHED)
 
     def design(self, panel: Panel, scales: Scales) -> tuple[list[str], Array]:
         """The features' names and the rows (S, H, p + 2, D) of ``[1, x, y]``; y is left to be filled in.
@@ -376,8 +393,26 @@ class RidgeFit:
 # --- boosting across series -------------------------------------------------------------------------------------------
 
 
+class Pooled(_Parameters):
+    """An estimator across series: every shard of a fleet contributes a sample, from which one fit learns for all."""
+
+    pooled = True
+
+    def sample(self, panel: Panel, cutoffs: Sequence[int], seed: int, share: float) -> Any:
+        """What the panel's series, a share of the whole fleet, contribute to the fit at each cutoff; it must pickle."""
+        raise NotImplementedError
+
+    def fit_samples(self, samples: Sequence[Any], cutoffs: Sequence[int], seed: int) -> Sequence[Fit]:
+        """One fit for each cutoff, from the samples of all shards."""
+        raise NotImplementedError
+
+    def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> Sequence[Fit]:
+        """One fit for each cutoff, where the panel holds all series."""
+        return self.fit_samples([self.sample(panel, cutoffs, seed, 1.0)], cutoffs, seed)
+
+
 @dataclass(frozen=True)
-class Boosting(_Parameters):
+class Boosting(Pooled):
     """Histogram gradient boosting over all series at once, on the error of the published forecast where there is one.
 
     Costs are bounded: at most ``rows`` rows drawn from the latest ``window_days``; a cutoff within ``refit_days`` of
@@ -405,33 +440,54 @@ class Boosting(_Parameters):
             x[..., j] = part
         return [name for name, _ in parts], x
 
-    def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> "list[BoostingFit]":
-        """One model for all series at each cutoff that asks for its own, two at a time."""
+    def sample(self, panel: Panel, cutoffs: Sequence[int], seed: int, share: float) -> Sample:
+        """Rows of these series for each cutoff that asks for a fit of its own."""
+        on_published = panel.has(PUBLISHED)
+        names = self.design(panel.take(slice(0, 1), slice(0, 1)))[0]
+        return Sample(on_published, names, [self._draw(panel, c, seed, share) for c in self._own(cutoffs)[0]])
+
+    def _own(self, cutoffs: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The cutoffs that have a fit of their own, and for each cutoff, which of them serves it."""
         own: list[int] = []
-        serving: list[int] = []  # for each cutoff, which of its own fits
+        serving: list[int] = []
         for k, cutoff in enumerate(cutoffs):
             if not own or k == len(cutoffs) - 1 or cutoff - own[-1] >= self.refit_days * DAY_US:
                 own.append(cutoff)
             serving.append(len(own) - 1)
+        return own, serving
+
+    def _draw(self, panel: Panel, cutoff: int, seed: int, share: float) -> tuple[npt.NDArray[np.float32], Array]:
+        past = panel.between(cutoff - self.window_days * DAY_US, cutoff)
+        base, size = _boosting_base(past, panel.has(PUBLISHED))
+        y = (past.target - base) / size[:, :, None]
+        usable = np.flatnonzero((np.isfinite(y) & (past.known_at <= cutoff)).ravel())
+        most = max(1, round(self.rows * share))
+        if len(usable) > most:
+            usable = np.sort(np.random.default_rng(seed).choice(usable, most, replace=False))
+        return self._rows(past, usable)[1], np.clip(y.ravel()[usable], -0.7, 1.5)
+
+    def fit_samples(self, samples: Sequence[Sample], cutoffs: Sequence[int], seed: int) -> "list[BoostingFit]":
+        """One model for all series at each cutoff that asks for its own, two at a time."""
+        # Where some series have a published forecast, its error is what is learned; the others are left to the ladder.
+        on_published = any(sample.on_published for sample in samples)
+        samples = [sample for sample in samples if sample.on_published == on_published]
+        own, serving = self._own(cutoffs)
+
+        def learn(k: int) -> "BoostingFit":
+            x = np.concatenate([sample.rows[k][0] for sample in samples])
+            y = np.concatenate([sample.rows[k][1] for sample in samples])
+            return BoostingFit(self, self._learn(x, y, seed), samples[0].names, on_published)
+
         with ThreadPoolExecutor(max_workers=2) as pool:
-            fits = list(pool.map(lambda cutoff: self._fit(panel, cutoff, seed), own))
+            fits = list(pool.map(learn, range(len(own))))
         return [fits[k] for k in serving]
 
-    def _fit(self, panel: Panel, cutoff: int, seed: int) -> "BoostingFit":
+    def _learn(self, x: npt.NDArray[np.float32], y: Array, seed: int) -> Any:
         from sklearn.ensemble import HistGradientBoostingRegressor
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        on_published = panel.has(PUBLISHED)
-        past = panel.between(cutoff - self.window_days * DAY_US, cutoff)
-        base, size = _boosting_base(past, on_published)
-        y = (past.target - base) / size[:, :, None]
-        usable = np.flatnonzero((np.isfinite(y) & (past.known_at <= cutoff)).ravel())
-        if not len(usable):
-            return BoostingFit(self, None, [], on_published)
-        rng = np.random.default_rng(seed)
-        if len(usable) > self.rows:
-            usable = np.sort(rng.choice(usable, self.rows, replace=False))
-        names, x = self._rows(past, usable)
+        if not len(y):
+            return None
         x[:, np.isnan(x).all(axis=0)] = 0.0  # scikit-learn cannot bin a column without values
         model = HistGradientBoostingRegressor(
             loss="absolute_error",
@@ -443,8 +499,8 @@ class Boosting(_Parameters):
         )
         # One thread: OpenMP's threads spin when they share the machine, which costs far more than it gains.
         with threadpool_limits(1, "openmp"):
-            model.fit(x, np.clip(y.ravel()[usable], -0.7, 1.5))
-        return BoostingFit(self, model, names, on_published)
+            model.fit(x, y)
+        return model
 
     def _rows(self, panel: Panel, rows: np.ndarray) -> tuple[list[str], npt.NDArray[np.float32]]:
         """The design of some rows of the flattened panel, series by series for the sake of memory."""
@@ -479,12 +535,12 @@ class BoostingFit:
         """See :class:`Fit`."""
         if self.model is None or not panel.target.size:
             return np.full(panel.shape, np.nan)
+        from threadpoolctl import threadpool_limits
+
         base, size = _boosting_base(panel, self.on_published)
         names, x = self.recipe.design(panel)
         if names != self.names:
             raise ValueError(f"the features are not those of the fit; they differ in {set(names) ^ set(self.names)}")
-        from threadpoolctl import threadpool_limits
-
         with threadpool_limits(1, "openmp"):
             relative = self.model.predict(x.reshape(-1, x.shape[-1])).reshape(panel.shape)
         return base + size[:, :, None] * relative
@@ -509,15 +565,18 @@ class Blend(_Parameters):
         """The parameters without the learned weights."""
         return {"estimator": "Blend", "members": list(self.members), "prior_days": self.prior_days}
 
-    def learn(self, series: Sequence[str], errors: Array) -> "Blend":
-        """This blend with weights from out-of-sample errors (M, S, N), relative to each series' level, NaN allowed."""
+    def learn(self, series: Sequence[str], errors: Array) -> tuple["Blend", Array]:
+        """This blend with weights from out-of-sample errors (M, S, N), relative to each series' level, NaN allowed.
+
+        Also returns what its series say of the weights of a fleet, (M, M): added up over shards, see :meth:`across`.
+        """
         m = len(errors)
         full = np.isfinite(errors).all(axis=0)
         e = np.where(full, np.nan_to_num(errors), 0.0)
         count = full.sum(axis=1)
         if not count.any():
             equal = dict.fromkeys(self.members, 1.0 / m)
-            return replace(self, weights=dict.fromkeys(["", *series], equal))
+            return replace(self, weights=dict.fromkeys(["", *series], equal)), np.zeros((m, m))
         # Units of each series: its best member's mean absolute error.
         size = np.abs(e).sum(axis=2) / np.maximum(count, 1)
         unit = np.where(size.min(axis=0) > 0, size.min(axis=0), 1.0)
@@ -541,7 +600,12 @@ class Blend(_Parameters):
             name: dict(zip(self.members, row.tolist(), strict=True))
             for name, row in zip(["", *series], [fleet, *weights], strict=True)
         }
-        return replace(self, weights=table)
+        return replace(self, weights=table), shared
+
+    def across(self, shared: Array) -> "Blend":
+        """This blend with the weights of a fleet alone, which is what a series that it does not know gets."""
+        weights = _simplex_weights(shared) if shared.any() else np.full(len(shared), 1.0 / len(shared))
+        return replace(self, weights={"": dict(zip(self.members, weights.tolist(), strict=True))})
 
     def combine(self, series: Sequence[str], forecasts: Array) -> Array:
         """The blend of the members' forecasts (M, S, D, H); members that have none leave their weight to the others."""

@@ -17,13 +17,19 @@ REFERENCE = "reference"
 
 
 def forecast_metrics(losses: pl.DataFrame, candidates: Sequence[str]) -> pl.DataFrame:
-    """Metrics of each candidate overall, by series, by horizon and by fold.
+    """Metrics of each candidate overall, by series, by horizon and by fold: see :func:`metrics_from`.
 
     losses: fold, series_id, horizon, y, mase_scale (the series' mean absolute error of the naive forecast before the
     first fold), ``REFERENCE`` and one column of forecasts for each candidate.
-    Returns candidate, slice, key, mae, mape (%), rmse, mase (Hyndman and Koehler, 2006), bias (mean of forecast minus
-    actual), relative_mae (geometric mean over series of the MAE relative to the reference's: Davydenko and Fildes,
-    2013) and hours.
+    """
+    return metrics_from([metric_sums(losses, candidates)])
+
+
+def metric_sums(losses: pl.DataFrame, candidates: Sequence[str]) -> pl.DataFrame:
+    """What metrics are made of, for some series with all of their rows: sums that add up over disjoint sets of series.
+
+    losses: as of :func:`forecast_metrics`. Returns candidate, slice, key, and sums and counts; in the order of the rows
+    whatever the machine, so that the bits are the same always.
     """
     y, scale = losses["y"].to_numpy(), losses["mase_scale"].to_numpy()
     naive = np.abs(losses[REFERENCE].to_numpy() - y)
@@ -34,7 +40,7 @@ def forecast_metrics(losses: pl.DataFrame, candidates: Sequence[str]) -> pl.Data
         "fold": losses["fold"].cast(pl.String),
     }
     series, names = _codes(losses["series_id"])
-    parts = []
+    parts = [pl.DataFrame(schema=_SUMS_SCHEMA)]
     for name, key in keys.items():
         code, members = _codes(key)
         groups = len(members)
@@ -45,17 +51,54 @@ def forecast_metrics(losses: pl.DataFrame, candidates: Sequence[str]) -> pl.Data
             size = np.abs(error)
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.log(_means(size, pair, len(owner))) - np.log(_means(naive, pair, len(owner)))
-                columns = {
-                    "mae": _means(size, code, groups),
-                    "mape": _means(size / np.where(y != 0, np.abs(y), np.nan), code, groups) * 100,
-                    "rmse": np.sqrt(_means(error**2, code, groups)),
-                    "mase": _means(size / scale, code, groups),
-                    "bias": _means(error, code, groups),
-                    "relative_mae": np.exp(_means(ratio, owner, groups)),
+                measured = {
+                    "mae": (size, code),
+                    "mape": (size / np.where(y != 0, np.abs(y), np.nan), code),
+                    "rmse": (error**2, code),
+                    "mase": (size / scale, code),
+                    "bias": (error, code),
+                    "relative_mae": (ratio, owner),
                 }
-            head = {"candidate": [candidate] * groups, "slice": [name] * groups, "key": members}
-            parts.append(pl.DataFrame(head | columns | {"hours": np.bincount(code, minlength=groups)}))
-    return pl.concat(parts).with_columns(pl.col(pl.Float64).fill_nan(None)).sort("candidate", "slice", "key")
+            columns: dict[str, object] = {"candidate": [candidate] * groups, "slice": [name] * groups, "key": members}
+            for metric, (values, place) in measured.items():
+                columns[metric], columns[f"{metric}_count"] = _totals(values, place, groups)
+            parts.append(pl.DataFrame(columns | {"hours": np.bincount(code, minlength=groups)}, schema=_SUMS_SCHEMA))
+    return pl.concat(parts)
+
+
+METRICS = ("mae", "mape", "rmse", "mase", "bias", "relative_mae")
+_SUMS_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    **dict.fromkeys(("candidate", "slice", "key"), pl.String),
+    **{name: dtype for m in METRICS for name, dtype in ((m, pl.Float64), (f"{m}_count", pl.Int64))},
+    "hours": pl.Int64,
+}
+
+
+def metrics_from(sums: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Metrics from the sums of all shards.
+
+    Returns candidate, slice, key, mae, mape (%), rmse, mase (Hyndman and Koehler, 2006), bias (mean of forecast minus
+    actual), relative_mae (geometric mean over series of the MAE relative to the reference's: Davydenko and Fildes,
+    2013) and hours.
+    """
+    every = pl.concat(sums)
+    head = ["candidate", "slice", "key"]
+    code, place = _codes(every.select(pl.concat_str(head, separator="\x1f")).to_series())
+    heads = pl.DataFrame([name.split("\x1f") for name in place], schema=dict.fromkeys(head, pl.String), orient="row")
+
+    def total(name: str) -> Array:
+        # Added in the order of the shards: the same bits always.
+        return np.bincount(code, every[name].to_numpy(), minlength=len(place)).astype(np.float64)
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = {name: total(name) / total(f"{name}_count") for name in METRICS}
+    means["mape"] *= 100
+    means["rmse"] = np.sqrt(means["rmse"])
+    means["relative_mae"] = np.exp(means["relative_mae"])
+    table = heads.with_columns(
+        **{n: pl.Series(v) for n, v in means.items()}, hours=pl.Series(total("hours").astype(int))
+    )
+    return table.with_columns(pl.col(pl.Float64).fill_nan(None)).sort(head)
 
 
 def _codes(column: pl.Series) -> tuple[npt.NDArray[np.int64], list[str]]:
@@ -64,11 +107,16 @@ def _codes(column: pl.Series) -> tuple[npt.NDArray[np.int64], list[str]]:
     return column.cast(pl.Enum(members)).to_physical().to_numpy().astype(np.int64), members.to_list()
 
 
-def _means(values: Array, code: npt.NDArray[np.int64], groups: int) -> Array:
-    """Means of the finite values of each group, NaN for none; added in the order of the rows: the same bits always."""
+def _totals(values: Array, code: npt.NDArray[np.int64], groups: int) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Sums and counts of the finite values of each group; added in the order of the rows: the same bits always."""
     finite = np.isfinite(values)
-    count = np.bincount(code[finite], minlength=groups)
-    total = np.bincount(code[finite], values[finite], minlength=groups)
+    count = np.bincount(code[finite], minlength=groups).astype(np.int64)
+    return np.bincount(code[finite], values[finite], minlength=groups).astype(np.float64), count
+
+
+def _means(values: Array, code: npt.NDArray[np.int64], groups: int) -> Array:
+    """Means of the finite values of each group, NaN for none."""
+    total, count = _totals(values, code, groups)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 

@@ -46,22 +46,22 @@ class Panel:
         target: str = "value",
         features: Sequence[str] | None = None,
         horizon: int | None = None,
+        issued: npt.NDArray[np.int64] | None = None,
     ) -> "Panel":
         """Scatter a feature frame into a panel; rows may come in any order.
 
         features: the columns to take (default: every numeric column that is neither key nor target); one that the
         frame lacks is unknown throughout.
-        horizon: H (default: the largest step in the frame + 1). A missing target or ``known_at`` column means that
-        nothing is known yet. Raises ValueError when the frame has no rows.
+        horizon: H (default: the largest step in the frame + 1). issued: the issue times, microseconds since the epoch
+        (default: those of the frame). A missing target or ``known_at`` column means that nothing is known yet. Raises
+        ValueError when the frame has no rows.
         """
         if frame.is_empty():
             raise ValueError("a panel needs at least one row of the feature table")
-        other = {*KEYS, target, "known_at", "month"}
-        if features is None:
-            features = [n for n, t in frame.schema.items() if n not in other and (t.is_numeric() or t == pl.Boolean)]
+        features = cls.features(frame.schema, target) if features is None else features
         series = frame["series_id"].cast(pl.String).unique().sort()
         issued_column = _microseconds(frame["issued_at"])
-        issued = np.unique(issued_column)
+        issued = np.unique(issued_column) if issued is None else issued
         steps = frame["horizon"].to_numpy().astype(np.int64)
         h = int(horizon or steps.max() + 1)
         shape = (len(series), len(issued), h)
@@ -93,6 +93,12 @@ class Panel:
             if "known_at" in frame.columns:
                 known_at = scatter(_microseconds(frame["known_at"]), NEVER, np.int64)
         return cls(series.to_numpy().astype(str), issued, values, known_at, present, columns)
+
+    @staticmethod
+    def features(schema: pl.Schema, target: str = "value") -> list[str]:
+        """The numeric columns of a feature table that are neither key nor target."""
+        other = {*KEYS, target, "known_at", "month"}
+        return [n for n, t in schema.items() if n not in other and (t.is_numeric() or t == pl.Boolean)]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -164,6 +170,13 @@ class Panel:
                 **{name: a.ravel()[mask] for name, a in values.items()},
             }
         )
+
+
+def known_times(schema: pl.Schema, target: str) -> pl.Expr:
+    """When a row's target became known, microseconds since the epoch; null where it is not, or holds no number."""
+    if target not in schema or "known_at" not in schema:
+        return pl.lit(None, pl.Int64)
+    return pl.when(pl.col(target).cast(pl.Float64).is_finite()).then(pl.col("known_at").dt.epoch("us"))
 
 
 def _microseconds(column: pl.Series) -> npt.NDArray[np.int64]:

@@ -60,10 +60,11 @@ def _forecast(result: BacktestResult, panels: int = 3) -> bytes:
     """Forecast and actual over the last fold, for the largest series."""
     last = result.losses.filter(pl.col("fold") == pl.col("fold").max())
     size = last.group_by("series_id").agg(pl.col("y").abs().mean()).sort(["y", "series_id"], descending=[True, False])
-    chosen = size["series_id"].head(panels).to_list()
+    chosen = size.head(panels).collect(engine="streaming")["series_id"].to_list()
+    shown = last.filter(pl.col("series_id").is_in(chosen)).sort("ts").collect()
     figure, axes = _figure(8, 1.8 * len(chosen), len(chosen))
     for ax, series in zip(axes, chosen, strict=True):
-        rows = last.filter(series_id=series).sort("ts")
+        rows = shown.filter(series_id=series)
         ax.plot(rows["ts"], rows["y"], color=INK, linewidth=1, label="actual")
         ax.plot(rows["ts"], rows[result.best], color=ACCENT, linewidth=1, label=result.best)
         ax.set_title(series, fontsize=9, loc="left")

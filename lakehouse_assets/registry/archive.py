@@ -8,8 +8,10 @@ import json
 import pickle
 import platform
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
 ARCHIVE = "model.zip"
+MODEL = "model.pkl"
 PACKAGES = ("numpy", "pandas", "polars", "pyarrow", "scikit-learn", "scipy")
 
 
@@ -25,13 +28,20 @@ class ModelNotReadable(RuntimeError):
 
 
 def write_archive(path: Path, model: Any, about: Mapping[str, Any]) -> None:
-    """Write `model` (any object that pickles) and `about` (JSON: name, pins, tags ...) to `path`."""
+    """Write `model` (any object that pickles) and `about` (JSON: name, pins, tags ...) to `path`.
+
+    A model that can be `dismantled()` is written part by part, and its parts are read when they are asked for.
+    """
     about = {**about, "python": platform.python_version(), "packages": installed()}
     # stored, not deflated: arrays of floats hardly shrink, and thousands of models load within a second
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("about.json", json.dumps(about, indent=1, default=str))
-        with archive.open("model.pkl", "w", force_zip64=True) as file:
-            pickle.dump(model, file, protocol=5)
+        parts: Iterable[Any] = ()
+        if hasattr(model, "dismantled"):
+            model, parts = model.dismantled()
+        for name, item in chain([(MODEL, model)], ((_part(number), part) for number, part in enumerate(parts))):
+            with archive.open(name, "w", force_zip64=True) as file:
+                pickle.dump(item, file, protocol=5)
 
 
 def read_archive(path: Path) -> Any:
@@ -40,9 +50,29 @@ def read_archive(path: Path) -> Any:
     Raises:
         ModelNotReadable: the pickle does not fit the packages that are installed here.
     """
+    model = _read(path, MODEL)
+    return model.assembled(ArchivedParts(path)) if hasattr(model, "assembled") else model
+
+
+@dataclass(frozen=True)
+class ArchivedParts:
+    """The parts of the model in an archive; each is read from there whenever it is asked for."""
+
+    path: Path
+
+    def __getitem__(self, number: int, /) -> Any:
+        """The part of that number."""
+        return _read(self.path, _part(number))
+
+
+def _part(number: int) -> str:
+    return f"parts/{number:05d}.pkl"
+
+
+def _read(path: Path, name: str) -> Any:
     with zipfile.ZipFile(path) as archive:
         try:
-            with archive.open("model.pkl") as file:
+            with archive.open(name) as file:
                 return pickle.load(file)
         except Exception as error:
             then, now = json.loads(archive.read("about.json"))["packages"], installed()

@@ -5,7 +5,7 @@ import polars as pl
 
 from lakehouse_assets.ml.definition import DriftPolicy
 from lakehouse_assets.ml.drift import HISTORY_SCHEMA, input_drift, psi, verdict, wasserstein
-from lakehouse_assets.ml.forecast import Forecast
+from lakehouse_assets.ml.panel import Panel
 from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
 
 WEEK = datetime(2024, 1, 1, tzinfo=UTC)
@@ -71,7 +71,7 @@ def test_psi_and_wasserstein_see_a_shift() -> None:
 def test_inputs_that_moved_come_first() -> None:
     demand, published = load_curves(2, 90)
     demand[1, 60 * 24 :] *= 1.3
-    panel = Forecast().dataset(feature_frame(demand, published))
+    panel = Panel.from_frame(feature_frame(demand, published))
     moved = input_drift(panel.take(days=slice(0, 30)), panel.take(days=slice(34, 62)))
     first = moved.group_by("series_id", maintain_order=True).first()
     assert first.filter(series_id="S1")["wasserstein"].item() > 3 * first.filter(series_id="S0")["wasserstein"].item()

@@ -45,10 +45,10 @@ def _errors(*sizes: float, hours: int = 2000, series: int = 2) -> np.ndarray:
 
 def test_weights_of_a_blend_follow_the_errors() -> None:
     blend = Blend(("a", "b"), prior_days=0.0)
-    equal = blend.learn(["x", "y"], _errors(1.0, 1.0)).weights
+    equal = blend.learn(["x", "y"], _errors(1.0, 1.0))[0].weights
     assert equal is not None
     assert equal["x"]["a"] == pytest.approx(0.5, abs=0.05)
-    better = blend.learn(["x", "y"], _errors(1.0, 2.0)).weights
+    better = blend.learn(["x", "y"], _errors(1.0, 2.0))[0].weights
     assert better is not None
     assert better["x"]["a"] == pytest.approx(0.8, abs=0.05)  # of independent errors: by one over their variance
     assert sum(better["x"].values()) == pytest.approx(1)
@@ -58,7 +58,7 @@ def test_a_hopeless_member_has_no_weight_and_rare_slips_do_not_rule() -> None:
     errors = _errors(1.0, 1.0, series=40)
     errors[1, 0] = 30.0  # of the first series, the second member is far off always
     errors[1, 1, ::500] = 100.0  # of the second, four times (by squares its weight would be 0.05)
-    weights = Blend(("a", "b")).learn([f"S{i}" for i in range(40)], errors).weights
+    weights = Blend(("a", "b")).learn([f"S{i}" for i in range(40)], errors)[0].weights
     assert weights is not None
     assert weights["S0"]["b"] < 0.005
     assert weights["S1"]["b"] > 0.25

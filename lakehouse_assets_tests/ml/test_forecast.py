@@ -31,12 +31,17 @@ def frame() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def panel(frame: pl.DataFrame) -> Panel:
-    return KIND.dataset(frame)
+    return Panel.from_frame(frame)
 
 
 @pytest.fixture(scope="module")
 def result(panel: Panel) -> BacktestResult:
     return KIND.backtest(panel, CANDIDATES, cutoff=CUTOFF, seed=1)
+
+
+@pytest.fixture(scope="module")
+def losses(result: BacktestResult) -> pl.DataFrame:
+    return result.losses.collect()
 
 
 def test_the_leaderboard_is_as_the_world_was_made(result: BacktestResult) -> None:
@@ -48,14 +53,16 @@ def test_the_leaderboard_is_as_the_world_was_made(result: BacktestResult) -> Non
     assert set(result.metrics["slice"]) == {"overall", "series", "horizon", "fold"}
 
 
-def test_origins_are_the_same_for_all_and_only_score_what_was_known(result: BacktestResult) -> None:
+def test_origins_are_the_same_for_all_and_only_score_what_was_known(
+    result: BacktestResult, losses: pl.DataFrame
+) -> None:
     assert result.folds.height == 6
     origins = result.folds["origin"].to_list()
     assert all(later - earlier >= timedelta(days=7) for earlier, later in pairwise(origins))
     assert [b - a for a, b in zip(origins[-3:], origins[-2:], strict=False)] == [timedelta(days=7)] * 2
-    assert result.losses["ts"].max() < CUTOFF
-    assert (result.losses["issued_at"] >= result.losses["origin"]).all()
-    assert result.losses.select(pl.col(*CANDIDATES, "y").is_finite().all()).row(0) == (True,) * 6
+    assert losses["ts"].max() < CUTOFF
+    assert (losses["issued_at"] >= losses["origin"]).all()
+    assert losses.select(pl.col(*CANDIDATES, "y").is_finite().all()).row(0) == (True,) * 6
 
 
 def test_short_histories_spread_over_what_there_is(panel: Panel) -> None:
@@ -80,7 +87,7 @@ def test_the_future_changes_nothing_bit_for_bit(frame: pl.DataFrame, panel: Pane
     )
     corrupted = KIND.dataset(broken)
     again = KIND.backtest(corrupted, CANDIDATES, cutoff=CUTOFF, seed=1)
-    assert again.losses.equals(result.losses)
+    assert again.losses.collect().equals(result.losses.collect())
     assert again.metrics.equals(result.metrics)
     day = panel.between(microseconds(CUTOFF), microseconds(CUTOFF) + 1)
     for name, fitted in result.fitted.items():
@@ -106,8 +113,9 @@ def test_an_origin_sees_nothing_after_itself(delay: int, panel: Panel, result: B
     again = KIND.backtest(corrupted, CANDIDATES, cutoff=CUTOFF, seed=1)
     names = list(CANDIDATES)
     upto = pl.col("fold") <= 4
-    assert again.losses.filter(upto).select(names).equals(result.losses.filter(upto).select(names))
-    assert not again.losses.filter(~upto).select(names).equals(result.losses.filter(~upto).select(names))
+    before, after = result.losses.collect(), again.losses.collect()
+    assert after.filter(upto).select(names).equals(before.filter(upto).select(names))
+    assert not after.filter(~upto).select(names).equals(before.filter(~upto).select(names))
 
 
 def test_a_fitted_model_survives_pickling_and_reads_frames(frame: pl.DataFrame, result: BacktestResult) -> None:
@@ -185,7 +193,7 @@ def test_the_champion_forecasts_with_its_own_fit_where_that_is_out_of_sample(pan
     assert result.folds["champion_own"].to_list() == own.to_list()
     assert own.sum() == 2
     stored = champion.predict(panel)
-    merged = result.losses.join(stored, on=["issued_at", "series_id", "ts"]).join(result.folds, on="fold")
+    merged = result.losses.collect().join(stored, on=["issued_at", "series_id", "ts"]).join(result.folds, on="fold")
     assert merged.filter("champion_own").select((pl.col(CHAMPION) == pl.col("yhat")).all()).item()
     before = merged.filter(~pl.col("champion_own"))
     assert before[CHAMPION].equals(before["ridge"], check_names=False)
@@ -200,7 +208,7 @@ def test_another_recipe_of_the_champion_is_fitted_at_earlier_origins(panel: Pane
     champion = KIND.backtest(panel, old, cutoff=CUTOFF - timedelta(days=40)).fitted["blend"]
     result = KIND.backtest(panel, {"ridge": Ridge()}, cutoff=CUTOFF, champion=champion)
     assert set(result.summary()) == {"ridge", CHAMPION}
-    before = result.losses.filter(pl.col("fold") == 0)
+    before = result.losses.filter(pl.col("fold") == 0).collect()
     assert not before[CHAMPION].equals(before["ridge"], check_names=False)
     assert result.best == "ridge"
 

@@ -30,7 +30,7 @@ def test_a_backtest_and_a_history_are_drawn() -> None:
         }
     )
     metrics = forecast_metrics(losses, ["ridge"])
-    pictures = backtest_pictures(BacktestResult("ridge", "relative_mae", metrics, pl.DataFrame(), losses, {}))
+    pictures = backtest_pictures(BacktestResult("ridge", "relative_mae", metrics, pl.DataFrame(), losses.lazy(), {}))
     assert set(pictures) == {"leaderboard", "forecast", "hours", "series"}
     assert all(is_png(picture) for picture in pictures.values())
     history = pl.DataFrame(

@@ -1,0 +1,453 @@
+"""Training a fleet of forecasts: rolling origins, shard by shard, and the fits that a training leaves behind.
+
+What all shards share is a :class:`Plan`; what one of them finds is an :class:`Outcome`. Models across series learn
+first, from a sample of every shard; then each shard fits the rest, forecasts, and scores.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from lakehouse_assets.ml import estimators
+from lakehouse_assets.ml.definition import CHAMPION, BacktestResult, Candidate, Progress
+from lakehouse_assets.ml.estimators import Blend, Fit
+from lakehouse_assets.ml.fitted import (
+    FittedForecast,
+    Made,
+    ShardedForecast,
+    Spool,
+    descend,
+    last_levels,
+    members,
+    moment,
+    speak,
+)
+from lakehouse_assets.ml.metrics import REFERENCE, metric_sums, metrics_from
+from lakehouse_assets.ml.panel import KEYS, Panel
+from lakehouse_assets.ml.shards import Shard, Shards, each, in_threads
+
+Array = npt.NDArray[np.float64]
+Champion = Any
+"""A fitted forecast of any make: of one shard, of a fleet, or put together from several versions."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A rolling origin (index into the issue times) and the issue times that it scores, [start, stop)."""
+
+    number: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all shards of a training have in common.
+
+    recipes: all that is fitted, by name. entered: the candidates among them. alias: the champion's names in them.
+    own: at which folds the champion's stored fit forecasts. shared: the fits across series at each origin and at the
+    end (microseconds since the epoch).
+    """
+
+    folds: tuple[Fold, ...]
+    origins: tuple[int, ...]
+    end: int
+    recipes: Mapping[str, Candidate]
+    entered: tuple[str, ...]
+    ladder: tuple[str, ...]
+    shared: Mapping[str, Sequence[Fit]]
+    alias: Mapping[str, str]
+    champion: str | None
+    own: tuple[bool, ...]
+    seed: int
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that is scored."""
+        return [*self.entered, *([CHAMPION] if self.champion else [])]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a shard's work has found.
+
+    fits: at the end, of what was fitted here. recipes: the plan's, with what the blends learned; moments: what the
+    whole fleet's blends are learned from. sums: of :func:`lakehouse_assets.ml.metrics.metric_sums`. costs: candidate,
+    CPU seconds and bytes.
+    """
+
+    series: tuple[str, ...]
+    fits: Mapping[str, Fit]
+    recipes: Mapping[str, Candidate]
+    moments: Mapping[str, Array]
+    sums: pl.DataFrame
+    losses: pl.DataFrame
+    levels: Mapping[str, float]
+    costs: pl.DataFrame
+
+
+def is_shared(recipe: Candidate) -> bool:
+    """Whether a recipe is fitted across all series."""
+    return bool(getattr(recipe, "pooled", False))
+
+
+def learn_shared(
+    recipes: Mapping[str, Candidate],
+    shards: Shards,
+    at: Sequence[int],
+    seed: int,
+    features: Sequence[str] | None = None,
+) -> tuple[dict[str, Sequence[Fit]], pl.DataFrame]:
+    """The fits across series at each cutoff, from a sample of every shard; and what they cost."""
+    pooled = {n: r for n, r in recipes.items() if is_shared(r)}
+    if not pooled:
+        return {}, costs([])
+    share = {shard.number: len(shard.series) / len(shards.series) for shard in shards}
+    tasks = ((pooled, shard, at, seed, share[shard.number], features) for shard in shards)
+    samples: dict[str, list[Any]] = {n: [] for n in pooled}
+    spent = []
+    for number, (found, cost) in enumerate(each(_sample, tasks)):
+        spent.append(cost.with_columns(shard=pl.lit(number, pl.Int64)))
+        for name, sample in found.items():
+            samples[name].append(sample)
+    fits = {}
+    rows = []
+    for name, recipe in pooled.items():
+        start = time.process_time()
+        fits[name] = recipe.fit_samples(samples.pop(name), at, seed)  # type: ignore[attr-defined]
+        rows.append((name, "fit", time.process_time() - start, 0))
+    return fits, pl.concat([*spent, costs(rows)])
+
+
+def _sample(task: tuple[Mapping[str, Any], Shard, Sequence[int], int, float, Any]) -> tuple[dict, pl.DataFrame]:
+    recipes, shard, at, seed, share, features = task
+    panel = shard.panel()
+    panel = panel if features is None else panel.select(features)
+    found, rows = {}, []
+    for name, recipe in recipes.items():
+        start = time.process_time()
+        found[name] = recipe.sample(panel, at, seed, share)
+        rows.append((name, "sample", time.process_time() - start, size_of(panel)))
+    return found, costs(rows)
+
+
+def costs(rows: Sequence[tuple[str, str, float, int]], shard: int | None = None) -> pl.DataFrame:
+    """Rows of the cost ledger: shard (null: the fleet), candidate, stage, cpu_seconds, bytes (of the rows read)."""
+    schema: dict[str, Any] = {
+        "candidate": pl.String,
+        "stage": pl.String,
+        "cpu_seconds": pl.Float64,
+        "bytes": pl.Int64,
+    }
+    frame = pl.DataFrame(list(rows), schema=schema, orient="row")
+    return frame.select(pl.lit(shard, pl.Int64).alias("shard"), pl.all())
+
+
+def size_of(panel: Panel) -> int:
+    """Bytes of a panel in memory."""
+    arrays = [panel.target, panel.known_at, panel.present, *panel.columns.values()]
+    return sum(a.nbytes for a in arrays)
+
+
+def score_shard(task: tuple[Plan, Shard, Champion]) -> Outcome:
+    """Fit everything at each origin and at the end, forecast the weeks after the origins, and score."""
+    plan, shard, champion = task
+    panel = shard.panel()
+    at = [*plan.origins, plan.end]
+    windows = [panel.take(days=slice(f.start, f.stop)) for f in plan.folds]
+    fits: dict[str, Sequence[Fit]] = dict(plan.shared)
+    raw: dict[str, list[Array]] = {}
+    spent: list[tuple[str, str, float, int]] = []
+    bytes_read = size_of(panel)
+    fitted_here = [n for n, r in plan.recipes.items() if not isinstance(r, Blend)]
+
+    def learn(name: str) -> tuple[Sequence[Fit], list[Array], float]:
+        start = time.thread_time()
+        recipe: Any = plan.recipes[name]
+        found = plan.shared[name] if name in plan.shared else recipe.fit(panel, at, plan.seed)
+        forecasts = [fit.predict(window) for fit, window in zip(found, windows, strict=False)]
+        return found, forecasts, time.thread_time() - start
+
+    for name, (found, forecasts, seconds) in in_threads(learn, fitted_here).items():
+        fits[name], raw[name] = found, forecasts
+        spent.append((name, "backtest", seconds, bytes_read))
+
+    recipes = dict(plan.recipes)
+    moments: dict[str, Array] = {}
+    out: dict[str, list[Array]] = {n: [] for n in recipes}
+    for k, window in enumerate(windows):
+        known = {n: forecasts[k] for n, forecasts in raw.items()}
+        rungs = [known[n] for n in plan.ladder]
+        for name, recipe in plan.recipes.items():
+            if isinstance(recipe, Blend):
+                recipe, _ = _learn_blend(recipe, raw, windows[:k], plan.origins[k])
+            out[name].append(descend(speak(recipe, name, window, known), rungs, window))
+    for name, recipe in plan.recipes.items():
+        if isinstance(recipe, Blend):
+            start = time.thread_time()
+            recipes[name], moments[name] = _learn_blend(recipe, raw, windows, plan.end)
+            spent.append((name, "backtest", time.thread_time() - start, 0))
+    if plan.champion is not None:
+        stand_in = out[plan.alias[plan.champion]]
+        out[CHAMPION] = [
+            champion.forecast(w) if own else s for w, own, s in zip(windows, plan.own, stand_in, strict=True)
+        ]
+    losses = _losses(plan, panel, windows, out)
+    return Outcome(
+        series=shard.series,
+        fits={n: fits[n][-1] for n in fitted_here if n not in plan.shared},
+        recipes=recipes,
+        moments=moments,
+        sums=metric_sums(losses, plan.names),
+        losses=losses,
+        levels=last_levels(panel.between(int(panel.issued[0]), plan.end + 1)),
+        costs=costs(spent, shard.number),
+    )
+
+
+def _learn_blend(
+    blend: Blend, raw: Mapping[str, list[Array]], windows: Sequence[Panel], cutoff: int
+) -> tuple[Blend, Array]:
+    """The blend with weights from its members' errors in the windows before, as far as known at the cutoff."""
+    errors = []
+    for k, window in enumerate(windows):
+        actual = np.where(window.known_at <= cutoff, window.target, np.nan) / estimators.level(window)[:, :, None]
+        forecasts = np.stack([raw[m][k] for m in blend.members]) / estimators.level(window)[:, :, None]
+        errors.append((forecasts - actual).reshape(len(forecasts), len(actual), -1))
+    if not errors:
+        return replace(blend, weights=None), np.zeros((len(blend.members),) * 2)
+    return blend.learn(windows[0].series.tolist(), np.concatenate(errors, axis=2))
+
+
+def _losses(plan: Plan, panel: Panel, windows: Sequence[Panel], out: Mapping[str, list[Array]]) -> pl.DataFrame:
+    """The scored hours: a finite target known at the end, and a finite forecast of everyone; sorted by series."""
+    first = next(f.start for f in plan.folds if f.number >= 0)
+    past = panel.take(days=slice(0, first))
+    known = np.isfinite(past.target) & (past.known_at <= int(panel.issued[first]))
+    naive = np.where(known, np.abs(estimators.naive_from(past) - past.target), np.nan)
+    hours = np.isfinite(naive).sum(axis=(1, 2))
+    scale = np.where(hours > 0, np.nansum(naive, axis=(1, 2)) / np.maximum(hours, 1), np.nan)
+    columns = [REFERENCE, *plan.names]
+    frames = []
+    for k, (fold, window) in enumerate(zip(plan.folds, windows, strict=True)):
+        if fold.number < 0:
+            continue
+        y = np.where(window.known_at <= plan.end, window.target, np.nan)
+        values = {"y": y, "mase_scale": np.broadcast_to(scale[:, None, None], window.shape)}
+        values |= {n: out[n][k] for n in columns}
+        frames.append(
+            window.frame(**values)
+            .filter(pl.all_horizontal(pl.col("y", *columns).is_finite()))
+            .with_columns(fold=pl.lit(fold.number, pl.Int32), origin=pl.lit(moment(plan.origins[k])))
+        )
+    order = ["fold", "origin", *KEYS, "y", "mase_scale", *columns]
+    return pl.concat(frames).select(order).sort("series_id", maintain_order=True)
+
+
+def run(
+    plan: Plan,
+    shards: Shards,
+    champion: Champion,
+    spent: pl.DataFrame,
+    *,
+    target: str,
+    workspace: Path | None = None,
+    progress: Progress,
+) -> BacktestResult:
+    """Score all shards, and put together what they found.
+
+    workspace: a folder for what would not fit in memory, the losses and the fits; they are read from there, so it must
+    last as long as the result.
+    """
+    several = len(shards) > 1
+    spool = Spool(_folder(workspace, "fits") if several else None)
+    evidence = _folder(workspace, "losses") if several else None
+    tasks = ((plan, shard, champion and champion.only(shard.series)) for shard in shards)
+    sums, ledger, losses, moments = [], [spent], [], []
+    for number, outcome in enumerate(each(score_shard, tasks), start=1):
+        sums.append(outcome.sums)
+        ledger.append(outcome.costs)
+        moments.append(outcome.moments)
+        if evidence is None:
+            losses.append(outcome.losses)
+        else:
+            outcome.losses.write_parquet(evidence / f"{number:05d}.parquet")
+        spool.append(replace(outcome, losses=outcome.losses.clear(), sums=outcome.sums.filter(slice="series")))
+        if several:
+            progress(f"shard {number} of {len(shards)}: {len(outcome.series)} series")
+    progress("metrics")
+    metrics = metrics_from(sums)
+    overall = metrics.filter(slice="overall")
+    score = dict(zip(overall["candidate"], overall["relative_mae"].fill_null(np.inf), strict=True))
+    recipes = {n: _of_fleet(n, r, moments) for n, r in plan.recipes.items()}
+    fitted: dict[str, FittedForecast | ShardedForecast] = {}
+    for name in plan.entered:
+        make = partial(_part, plan, name, list(shards.features), target, shards.horizon)
+        if not several:
+            only = make(spool[0])
+            fitted[name] = replace(only, fits={**only.fits, **_shared(plan, only.recipes)})
+            continue
+        needed = {n: recipes[n] for n in _needed(plan, name)}
+        mine = metrics.filter(candidate=name, slice="series")
+        fitted[name] = ShardedForecast(
+            name=name,
+            recipes=needed,
+            shared=_shared(plan, needed),
+            ladder=tuple(n for n in plan.ladder if n != name),
+            trained_at=moment(plan.end),
+            shards=tuple(shard.series for shard in shards),
+            feature_names=list(shards.features),
+            target=target,
+            horizon=shards.horizon,
+            seed=plan.seed,
+            expected_loss=dict(zip(mine["key"], mine["mae"], strict=True)),
+            parts=Made(make, spool),
+        )
+    return BacktestResult(
+        best=min(plan.entered, key=lambda n: score.get(n, np.inf)),
+        primary="relative_mae",
+        metrics=metrics,
+        folds=_fold_table(plan, shards.issued),
+        losses=pl.concat(losses).lazy() if evidence is None else pl.scan_parquet(evidence / "*.parquet"),
+        fitted=fitted,
+        costs=pl.concat(ledger),
+    )
+
+
+def _folder(workspace: Path | None, name: str) -> Path | None:
+    if workspace is None:
+        return None
+    folder = workspace / name
+    folder.mkdir()
+    return folder
+
+
+def _needed(plan: Plan, name: str) -> list[str]:
+    return list(dict.fromkeys([name, *members(plan.recipes[name], name), *plan.ladder]))
+
+
+def _shared(plan: Plan, recipes: Mapping[str, Candidate]) -> dict[str, Fit]:
+    return {n: fits[-1] for n, fits in plan.shared.items() if n in recipes}
+
+
+def _part(plan: Plan, name: str, features: list[str], target: str, horizon: int, outcome: Outcome) -> FittedForecast:
+    """A shard's fitted candidate, without the fits that all shards share."""
+    needed = _needed(plan, name)
+    mine = metrics_from([outcome.sums]).filter(candidate=name, slice="series")
+    return FittedForecast(
+        name=name,
+        recipes={n: outcome.recipes[n] for n in needed},
+        fits={n: outcome.fits[n] for n in needed if n in outcome.fits},
+        ladder=tuple(n for n in plan.ladder if n != name),
+        trained_at=moment(plan.end),
+        series_ids=list(outcome.series),
+        feature_names=features,
+        target=target,
+        horizon=horizon,
+        seed=plan.seed,
+        expected_loss=dict(zip(mine["key"], mine["mae"], strict=True)),
+        levels=outcome.levels,
+    )
+
+
+def _of_fleet(name: str, recipe: Candidate, moments: Sequence[Mapping[str, Array]]) -> Candidate:
+    """A recipe with what the whole fleet has taught it: what a series that no shard knows is forecast by."""
+    if not isinstance(recipe, Blend):
+        return recipe
+    # One after the other: the same bits whatever the number of workers.
+    return recipe.across(sum((m[name] for m in moments), np.zeros((len(recipe.members),) * 2)))
+
+
+def _fold_table(plan: Plan, issued: npt.NDArray[np.int64]) -> pl.DataFrame:
+    scored = [(k, f) for k, f in enumerate(plan.folds) if f.number >= 0]
+    return pl.DataFrame(
+        {
+            "fold": pl.Series([f.number for _, f in scored], dtype=pl.Int32),
+            "origin": [moment(plan.origins[k]) for k, _ in scored],
+            "first_issue": [moment(int(issued[f.start])) for _, f in scored],
+            "last_issue": [moment(int(issued[f.stop - 1])) for _, f in scored],
+            "champion_own": [plan.own[k] for k, _ in scored],
+        }
+    )
+
+
+# --- a fresh fit of one recipe ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A fresh fit of a model's own recipe at a cutoff (microseconds since the epoch); its blends keep their weights."""
+
+    model: Champion
+    shared: Mapping[str, Fit]
+    cutoff: int
+    seed: int
+    standing: bool
+
+    @classmethod
+    def plan(cls, model: Champion, shards: Shards, cutoff: int, seed: int, standing: bool) -> "Refit":
+        """What is fitted across series is fitted here."""
+        shared, _ = learn_shared(model.recipes, shards, [cutoff], seed, model.feature_names)
+        return cls(model, {name: fits[-1] for name, fits in shared.items()}, cutoff, seed, standing)
+
+    def tasks(self, shards: Shards) -> Iterator[tuple["Refit", Shard]]:
+        """One for each shard."""
+        for shard in shards:
+            yield replace(self, model=self.model.only(shard.series)), shard
+
+
+def refit_shard(task: tuple[Refit, Shard]) -> FittedForecast:
+    """The fresh fit for the series of a shard."""
+    refit, shard = task
+    return _refit(refit, shard, shard.panel())
+
+
+def _refit(refit: Refit, shard: Shard, panel: Panel) -> FittedForecast:
+    model = refit.model
+    recipes = model.recipes_of(shard.series)
+    panel = panel.select(model.feature_names)
+    own = [n for n, r in recipes.items() if not isinstance(r, Blend) and n not in refit.shared]
+
+    def learn(name: str) -> Fit:
+        recipe: Any = recipes[name]
+        return recipe.fit(panel, [refit.cutoff], refit.seed, refit.standing)[0]
+
+    return FittedForecast(
+        name=model.name,
+        recipes=recipes,
+        fits={**in_threads(learn, own), **refit.shared},
+        ladder=model.ladder,
+        trained_at=moment(refit.cutoff),
+        series_ids=list(shard.series),
+        feature_names=model.feature_names,
+        target=model.target,
+        horizon=model.horizon,
+        seed=refit.seed,
+        expected_loss={s: model.expected_loss[s] for s in shard.series if s in model.expected_loss},
+        levels=last_levels(panel.between(int(panel.issued[0]), refit.cutoff + 1)),
+    )
+
+
+@dataclass(frozen=True)
+class Week:
+    """The issue times [start, stop) of a week, microseconds since the epoch, in which a model meets a fresh fit."""
+
+    start: int
+    stop: int
+
+
+def week_of_shard(task: tuple[Refit, FittedForecast | None, Shard, Week]) -> tuple[Panel, Array, Array]:
+    """The targets of a week, the champion's forecasts and those of a fresh fit: given, or made here."""
+    refit, fresh, shard, week = task
+    panel = shard.panel()
+    fresh = fresh or _refit(refit, shard, panel)
+    window = panel.between(week.start, week.stop)
+    bare = replace(window, columns={})
+    return bare, refit.model.forecast(window), fresh.forecast(window)
