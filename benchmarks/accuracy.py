@@ -84,7 +84,7 @@ def unaided(lake: Lake) -> pl.LazyFrame:
     }
     members = tuple(name for name, candidate in candidates.items() if isinstance(candidate, Ridge | Boosting))
     candidates["blend"] = Blend(members)
-    panel = kind.dataset(features.select(names).collect())
+    panel = kind.dataset(features.select(names)).panel()
     model = None
     parts = []
     at = START
