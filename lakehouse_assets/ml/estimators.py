@@ -312,12 +312,16 @@ class Ridge(_Parameters):
                 matrices = decayed_grams(*flat, self.half_life, weight=1 + self.season * np.cos(angle))
             for k, grams in enumerate(matrices):
                 for i, centre in enumerate(seasons[k]):
-                    solved = solve_ridge(in_season(grams, centre, self.season), self.strength)
+                    solved = self.solve(in_season(grams, centre, self.season))
                     coefficients[k][i, start : start + chunk] = solved.reshape(-1, h, width + 1)
         return [
             RidgeFit(self, panel.series.tolist(), ["intercept", *names], centres, b, scales)
             for centres, b in zip(seasons, coefficients, strict=True)
         ]
+
+    def solve(self, grams: Array) -> Array:
+        """The coefficients (B, p + 1) of regressions from their Gram matrices (B, p + 2, p + 2)."""
+        return solve_ridge(grams, self.strength)
 
     def _base(self, panel: Panel) -> tuple[Array, Array]:
         """What is corrected, (S, D, H), and the level, (S, D)."""

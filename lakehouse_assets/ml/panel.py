@@ -82,14 +82,14 @@ class Panel:
             if name not in frame.columns:
                 columns[name] = np.full(shape[:2], np.nan, np.float32)
                 continue
-            dense = scatter(frame[name].cast(pl.Float32).fill_null(np.nan).to_numpy(), np.nan, np.float32)
+            dense = scatter(_finite(frame[name].cast(pl.Float32)), np.nan, np.float32)
             first = dense[:, :, :1]
             same = h > 1 and bool(((dense == first) | (np.isnan(dense) & np.isnan(first))).all())
             columns[name] = dense[:, :, 0].copy() if same else dense
         known_at = np.full(shape, NEVER, np.int64)
         values = np.full(shape, np.nan)
         if target in frame.columns:
-            values = scatter(frame[target].cast(pl.Float64).fill_null(np.nan).to_numpy(), np.nan, np.float64)
+            values = scatter(_finite(frame[target].cast(pl.Float64)), np.nan, np.float64)
             if "known_at" in frame.columns:
                 known_at = scatter(_microseconds(frame["known_at"]), NEVER, np.int64)
         return cls(series.to_numpy().astype(str), issued, values, known_at, present, columns)
@@ -177,6 +177,12 @@ def known_times(schema: pl.Schema, target: str) -> pl.Expr:
     if target not in schema or "known_at" not in schema:
         return pl.lit(None, pl.Int64)
     return pl.when(pl.col(target).cast(pl.Float64).is_finite()).then(pl.col("known_at").dt.epoch("us"))
+
+
+def _finite(column: pl.Series) -> np.ndarray:
+    """A column of floats, NaN where it is null or infinite: an infinite value is none."""
+    values = column.fill_null(np.nan).to_numpy()
+    return np.where(np.isinf(values), np.nan, values)
 
 
 def _microseconds(column: pl.Series) -> npt.NDArray[np.int64]:

@@ -40,6 +40,18 @@ def test_unknown_is_nan_and_never(frame: pl.DataFrame) -> None:
     assert panel.frame(x=panel.target).height == gap.height
 
 
+def test_an_infinite_value_is_none(frame: pl.DataFrame) -> None:
+    third = pl.col("horizon") == 3
+    broken = frame.with_columns(
+        value=pl.when(third).then(-float("inf")).otherwise("value"),
+        lag_24h=pl.when(third).then(1e300).otherwise(pl.col("lag_24h").cast(pl.Float64)),  # beyond single precision
+    )
+    panel = Panel.from_frame(broken)
+    assert np.isnan(panel.target[:, :, 3]).all()
+    assert np.isnan(panel.columns["lag_24h"][:, :, 3]).all()
+    assert np.isfinite(panel.target[:, :, 4]).all()
+
+
 def test_an_empty_frame_is_refused(frame: pl.DataFrame) -> None:
     with pytest.raises(ValueError, match="at least one row"):
         Panel.from_frame(frame.clear())

@@ -1,0 +1,30 @@
+"""The ridge's relatives: the same design and the same Gram matrices, solved with another penalty."""
+
+from dataclasses import dataclass
+
+from lakehouse_assets.ml.estimators import Array, Ridge
+from lakehouse_assets.ml.linear import solve_elastic_net, solve_least_squares
+
+
+@dataclass(frozen=True)
+class Linear(Ridge):
+    """Ordinary least squares for each series and step where its rows suffice; the ridge where they do not."""
+
+    def solve(self, grams: Array) -> Array:
+        """See :func:`lakehouse_assets.ml.linear.solve_least_squares`."""
+        return solve_least_squares(grams, self.strength)
+
+
+@dataclass(frozen=True)
+class ElasticNet(Ridge):
+    """An elastic net for each series and step: ``strength`` is scikit-learn's alpha, of errors relative to the level.
+
+    The lasso's share of the penalty, ``l1_ratio``, leaves out the inputs that a series has no use for.
+    """
+
+    strength: float = 3e-5
+    l1_ratio: float = 0.5
+
+    def solve(self, grams: Array) -> Array:
+        """See :func:`lakehouse_assets.ml.linear.solve_elastic_net`."""
+        return solve_elastic_net(grams, self.strength, self.l1_ratio)
