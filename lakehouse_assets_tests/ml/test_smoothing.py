@@ -69,7 +69,7 @@ def test_missing_days_change_nothing_and_new_series_are_forecast() -> None:
 
 def test_only_what_was_known_counts() -> None:
     rng = np.random.default_rng(3)
-    panel = panel_of(100 + rng.normal(0, 5, DAYS * 24))
+    panel = panel_of(*(100 + np.repeat(rng.normal(0, 5, (9, DAYS)), 24, axis=1)))
     panel.known_at[:] += 30 * DAY_US // 24
     cutoff = int(panel.issued[60])
     before = ExponentialSmoothing().fit(panel, [cutoff], 0)[0].predict(panel)
