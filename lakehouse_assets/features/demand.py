@@ -15,6 +15,7 @@ import polars as pl
 
 from lakehouse_assets.bronze import demand as bronze
 from lakehouse_assets.gold import demand_hourly as gold
+from lakehouse_assets.lake.frames import lazily
 from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lake.table_asset import (
     ContractClass,
@@ -146,7 +147,7 @@ def transform(
     first_hours: pl.DataFrame,
     issue_times: list[datetime],
 ) -> Iterator[pl.DataFrame]:
-    """Hours as features, a frame for each month of issue times, sorted by issue time, series and hour.
+    """Hours as features: frames month by month, `BLOCK` series at a time, sorted by issue time, series and hour.
 
     Everything is looked up in panels (series x hours), so that a statistic depends on nothing but its hours.
 
@@ -158,19 +159,30 @@ def transform(
         first_hours: series_id, first_hour: first hour of each series' grid.
         issue_times: when forecasts are made (UTC), in order.
     """
-    if not issue_times:
-        return
-    panels = _Panels(hours, declaration, first_hours, issue_times)
-    calendars = _Calendars(panels, declaration, series)
     columns = contract(declaration).column_names()
     by_month: dict[date, list[datetime]] = {}
     for at in issue_times:
         by_month.setdefault(at.date().replace(day=1), []).append(at)
-    for month, times in by_month.items():
-        eligible = panels.eligible(times)
-        if eligible.any():
-            frame = _month(panels, calendars, declaration, times, eligible)
-            yield frame.with_columns(month=pl.lit(month)).select(columns)
+    months = list(by_month)
+    # As many months at a time as memory allows: each batch reads the hours before it once more.
+    width = max(1, PANEL_CELLS // (744 * max(1, first_hours.height)))
+    for batch in (months[i : i + width] for i in range(0, len(months), width)):
+        panels = _Panels(hours, declaration, first_hours, [at for month in batch for at in by_month[month]])
+        calendars = _Calendars(panels, declaration, series)
+        for month in batch:
+            eligible = panels.eligible(by_month[month])
+            for start in range(0, first_hours.height, BLOCK):
+                some = np.zeros_like(eligible)
+                some[:, start : start + BLOCK] = eligible[:, start : start + BLOCK]
+                if some.any():
+                    frame = _month(panels, calendars, declaration, by_month[month], some)
+                    yield frame.with_columns(month=pl.lit(month)).select(columns)
+
+
+BLOCK = 200
+"""Series of a frame: rows of series that are trained together lie together."""
+PANEL_CELLS = 16_000_000
+"""Hours x series that are held in memory at a time, or one month's."""
 
 
 class _Panels:
@@ -188,8 +200,9 @@ class _Panels:
         joined = self.first_hours.lazy().select("s", "series_id")
         due = bronze.due_at(pl.col("ts"), declaration, max(declaration.interval_td, HOUR))
         target = ~pl.col("pending") & (pl.col("imputed").is_null() | (pl.col("imputed") == "spread"))
+        months = pl.col("month").is_between(self.origin.date().replace(day=1), end.date())  # only these are read
         cells = (
-            hours.filter(pl.col("ts").is_between(self.origin, end, closed="left"))
+            hours.filter(months, pl.col("ts").is_between(self.origin, end, closed="left"))
             .join(joined, on="series_id")
             .select(
                 "s",
@@ -437,7 +450,7 @@ def _lineage(declaration: Declaration) -> dg.TableColumnLineage:
     ],
 )
 def demand(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Output[pl.LazyFrame]:
-    """The issue times of the months in hand, with the hours that they look back and forward to."""
+    """The issue times of the months in hand, with the hours that they look back and forward to, as they come."""
     declaration = active_declaration()
     first, last = months_of_run(context)
     hours = lake.lake().table(gold.KEY.path).scan()
@@ -448,13 +461,10 @@ def demand(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Output[p
     edge = hours.select(reported).collect().item()
     first_hours = hours.group_by("series_id").agg(first_hour=pl.col("ts").min()).collect()
     issue_times = [] if edge is None else declaration.issue_times(start, min(end - timedelta(microseconds=1), edge))
-    near = pl.col("month").is_between(
-        (start - history(declaration) - HOUR).date().replace(day=1), (end + declaration.horizon_td).date()
-    )
     series = series_table(declaration, get_settings().data)
-    frames = list(transform(hours.filter(near), declaration, series, first_hours, issue_times))
-    frame = pl.concat(frames) if frames else contract(declaration).create_empty()
-    return dg.Output(frame.lazy(), metadata={"issue_times": len(issue_times)})
+    schema = contract(declaration).create_empty().schema
+    frame = lazily(lambda: transform(hours, declaration, series, first_hours, issue_times), schema)
+    return dg.Output(frame, metadata={"issue_times": len(issue_times)})
 
 
 contract_of_demand = contract_check(demand, contract)

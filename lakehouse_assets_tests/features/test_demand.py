@@ -181,6 +181,18 @@ def test_what_was_not_known_changes_nothing(made: dict, hour: int, how: str) -> 
     assert found.select(columns).equals(expected)
 
 
+def test_blocks_of_series_and_batches_of_months_change_no_row(made: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "BLOCK", 1)
+    monkeypatch.setattr(features, "PANEL_CELLS", 1)
+    keys = ["issued_at", "series_id", "ts"]
+    gold, whole = made["gold"], made["features"].sort(keys)
+    first_hours = gold.group_by("series_id").agg(first_hour=pl.col("ts").min())
+    times = sorted(whole["issued_at"].unique())
+    frames = list(features.transform(gold.lazy(), made["declaration"], None, first_hours, times))
+    assert len(frames) == 2 * whole["month"].n_unique()
+    assert pl.concat(frames).sort(keys).equals(whole)
+
+
 def test_holidays_and_groups_come_from_the_table_of_the_series(tmp_path: Path) -> None:
     declaration = declare(tmp_path, start="2021-12-01")
     first = datetime(2021, 12, 1, tzinfo=UTC)

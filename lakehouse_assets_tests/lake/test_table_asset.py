@@ -8,6 +8,7 @@ import dataframely as dy
 import polars as pl
 import pytest
 
+from lakehouse_assets.lake import table_asset
 from lakehouse_assets.lake.clock import Clock
 from lakehouse_assets.lake.io_manager import DeltaIOManager
 from lakehouse_assets.lake.resource import LakeResource
@@ -74,7 +75,11 @@ def test_an_asset_says_what_its_file_says() -> None:
     assert not columns["meter"].constraints.unique  # only together with the month
 
 
-def test_the_contract_is_checked_on_what_was_just_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_a_time", [8_000_000, 1])
+def test_the_contract_is_checked_on_what_was_just_written(
+    at_a_time: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_asset, "ROWS_AT_A_TIME", at_a_time)
     rows = _rows(("a", -1.0, 1), ("a", 5000.0, 2), ("b", 1.0, 2), ("b", 2.0, 2), ("c", None, 3))
     meters = _asset(rows)
     contract = contract_check(meters, Meters)

@@ -1,0 +1,31 @@
+"""Frames that come one after the other, as one LazyFrame: what is too large for memory is written as it is made."""
+
+from collections.abc import Callable, Iterator
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+
+def lazily(frames: Callable[[], Iterator[pl.DataFrame]], schema: pl.Schema) -> pl.LazyFrame:
+    """The rows of all frames.
+
+    Args:
+        frames: makes the frames, anew each time that the LazyFrame is run.
+        schema: of every one of them.
+    """
+
+    def source(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        left = n_rows
+        for frame in frames():
+            rows = frame if predicate is None else frame.filter(predicate)
+            rows = rows if with_columns is None else rows.select(with_columns)
+            rows = rows if left is None else rows.head(left)
+            yield rows
+            if left is not None:
+                left -= rows.height
+                if left <= 0:
+                    return
+
+    return register_io_source(source, schema=schema)
