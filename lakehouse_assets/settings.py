@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 if TYPE_CHECKING:
@@ -39,6 +39,17 @@ class Settings(BaseSettings):
     env: Literal["local", "production"] = Field(
         "local", description="Environment; schedules and sensors start by themselves only where they declare it."
     )
+    engine: Literal["local", "dask", "ray"] = Field(
+        "local", description="Where the shards of a fleet are worked on: by processes of this machine, or on a cluster."
+    )
+    engine_address: str | None = Field(
+        None,
+        validate_default=True,
+        description="Address of the cluster: tcp://HOST:PORT of Dask's scheduler, HOST:PORT of Ray's head.",
+    )
+    workers: int | None = Field(
+        None, ge=1, description="Processes that the engine `local` works with; by default one for each core."
+    )
     seed: int = Field(20260101, ge=0, description="Seed of training, of resampling and of the simulator.")
     host: str = Field("127.0.0.1", description="Address that the servers of `lakehouse ui` bind to.")
     dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster web UI.")
@@ -56,6 +67,20 @@ class Settings(BaseSettings):
         # deltalake hands out the paths of data files in URL encoding, and polars then does not find them.
         if re.search(r'[\s"<>`#?{}%]|[^\x00-\x7f]', str(value)):
             raise ValueError("tables cannot be read below a path with spaces, # ? % or letters beyond ASCII")
+        return value
+
+    @field_validator("engine_address")
+    @classmethod
+    def _answerable(cls, value: str | None, info: ValidationInfo) -> str | None:
+        engine = info.data.get("engine")
+        if engine == "local" and value is not None:
+            raise ValueError("LAKEHOUSE_ENGINE=local has no address; unset it, or set LAKEHOUSE_ENGINE to dask or ray")
+        wanted = {
+            "dask": (r"(tcp|tls)://[^\s/]+:\d{1,5}", "tcp://127.0.0.1:8786"),
+            "ray": (r"[^\s/]+:\d{1,5}", "127.0.0.1:6379"),
+        }
+        if engine in wanted and not re.fullmatch(wanted[engine][0], value or ""):
+            raise ValueError(f"LAKEHOUSE_ENGINE={engine} needs the address of its cluster, as {wanted[engine][1]}")
         return value
 
     @property

@@ -53,7 +53,15 @@ def test_schedules_start_only_where_they_declare_it(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ENV", "staging"), ("SEED", "many"), ("SEED", "-1"), ("DAGSTER_PORT", "70000"), ("MLFLOW_PORT", "x")],
+    [
+        ("ENV", "staging"),
+        ("SEED", "many"),
+        ("SEED", "-1"),
+        ("DAGSTER_PORT", "70000"),
+        ("MLFLOW_PORT", "x"),
+        ("WORKERS", "0"),
+        ("ENGINE", "spark"),
+    ],
 )
 def test_a_wrong_value_is_one_line_with_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"LAKEHOUSE_{name}", value)
@@ -62,6 +70,36 @@ def test_a_wrong_value_is_one_line_with_its_variable(monkeypatch: pytest.MonkeyP
     said = str(raised.value)
     assert said.startswith(f"LAKEHOUSE_{name}={value!r}: ")
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("engine", "address", "said"),
+    [
+        ("dask", None, "LAKEHOUSE_ENGINE=dask needs the address of its cluster, as tcp://127.0.0.1:8786"),
+        ("dask", "127.0.0.1:8786", "as tcp://127.0.0.1:8786"),
+        ("ray", None, "LAKEHOUSE_ENGINE=ray needs the address of its cluster, as 127.0.0.1:6379"),
+        ("ray", "head", "as 127.0.0.1:6379"),
+        ("local", "127.0.0.1:6379", "LAKEHOUSE_ENGINE=local has no address; unset it"),
+    ],
+)
+def test_an_engine_is_given_with_its_address(
+    monkeypatch: pytest.MonkeyPatch, engine: str, address: str | None, said: str
+) -> None:
+    monkeypatch.setenv("LAKEHOUSE_ENGINE", engine)
+    if address:
+        monkeypatch.setenv("LAKEHOUSE_ENGINE_ADDRESS", address)
+    with pytest.raises(SettingsError) as raised:
+        read_settings()
+    assert str(raised.value).startswith(f"LAKEHOUSE_ENGINE_ADDRESS={address!r}: ")
+    assert said in str(raised.value)
+
+
+def test_an_engine_with_its_address_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for engine, address in (("dask", "tls://scheduler:8786"), ("ray", "10.0.0.1:6379")):
+        monkeypatch.setenv("LAKEHOUSE_ENGINE", engine)
+        monkeypatch.setenv("LAKEHOUSE_ENGINE_ADDRESS", address)
+        settings = read_settings()
+        assert (settings.engine, settings.engine_address, settings.workers) == (engine, address, None)
 
 
 def test_the_command_lists_every_setting(lakehouse: Commands, tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import polars as pl
 from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lake.table_asset import column_schema, contract_check
 from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, REPORT, contract_of
+from lakehouse_assets.lifecycle.engine import engine
 from lakehouse_assets.lifecycle.names import Names, table_key
 from lakehouse_assets.lifecycle.pictures import picture_metadata
 from lakehouse_assets.ml.definition import DriftVerdict, ModelDefinition
 from lakehouse_assets.registry.resource import RegistryResource
 from lakehouse_assets.registry.tracking import ModelVersion
+from lakehouse_assets.settings import get_settings
 
 WEEK = timedelta(days=7)
 # What came late is compared late: so far back errors are looked at again.
@@ -124,17 +126,18 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
         if weeks:
             model = store.load(definition.name, champion.version)
             dataset = kind.dataset(features.scan())
-            for week in weeks:
-                context.log.info(f"week of {week:%Y-%m-%d}: champion against a fresh fit")
-                new = kind.weekly_losses(model, dataset, week).with_columns(
-                    model_version=pl.lit(champion.version, pl.Int64), report=pl.lit(_report_name(week, zone))
-                )
-                earlier = new if history.is_empty() else pl.concat([history.select(new.columns), new])
-                verdict = kind.verdict(earlier, definition.drift)
-                statistics = verdict.series.with_columns(fleet_verdict=pl.lit(verdict.verdict))
-                rows = new.join(statistics, on=kind.keys[1], how="left")
-                table.merge(rows, keys=keys, run_id=context.run_id)
-                history = rows if history.is_empty() else pl.concat([history, rows.select(history.columns)])
+            with engine(get_settings()):
+                for week in weeks:
+                    context.log.info(f"week of {week:%Y-%m-%d}: champion against a fresh fit")
+                    new = kind.weekly_losses(model, dataset, week).with_columns(
+                        model_version=pl.lit(champion.version, pl.Int64), report=pl.lit(_report_name(week, zone))
+                    )
+                    earlier = new if history.is_empty() else pl.concat([history.select(new.columns), new])
+                    verdict = kind.verdict(earlier, definition.drift)
+                    statistics = verdict.series.with_columns(fleet_verdict=pl.lit(verdict.verdict))
+                    rows = new.join(statistics, on=kind.keys[1], how="left")
+                    table.merge(rows, keys=keys, run_id=context.run_id)
+                    history = rows if history.is_empty() else pl.concat([history, rows.select(history.columns)])
             drifted = verdict.series.filter(verdict="drift")[kind.keys[1]].to_list()
             if drifted:
                 findings = kind.explain(dataset, drifted, weeks[-1], WEEK)

@@ -18,6 +18,7 @@ import polars as pl
 
 from lakehouse_assets.lake.clock import Clock
 from lakehouse_assets.lake.resource import LakeResource
+from lakehouse_assets.lifecycle.engine import engine
 from lakehouse_assets.lifecycle.evidence import save_backtest
 from lakehouse_assets.lifecycle.names import REQUESTED_AT_TAG, TRIGGER_TAG, Names
 from lakehouse_assets.lifecycle.pictures import picture_metadata
@@ -73,15 +74,16 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
             ) as run,
         ):
             run.params({"seed": settings.seed, "cutoff": cutoff.isoformat(), "pins": json.dumps(pins)})
-            result = kind.backtest(
-                dataset,
-                definition.candidates,
-                cutoff=cutoff,
-                champion=fitted_champion,
-                seed=settings.seed,
-                workspace=Path(workspace),
-                progress=context.log.info,
-            )
+            with engine(settings):
+                result = kind.backtest(
+                    dataset,
+                    definition.candidates,
+                    cutoff=cutoff,
+                    champion=fitted_champion,
+                    seed=settings.seed,
+                    workspace=Path(workspace),
+                    progress=context.log.info,
+                )
             summary = result.summary()
             for name, metrics in summary.items():
                 with run.child(name) as child:

@@ -488,7 +488,7 @@ class Boosting(Pooled):
 
     def _learn(self, x: npt.NDArray[np.float32], y: Array, seed: int) -> Any:
         from sklearn.ensemble import HistGradientBoostingRegressor
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
 
         if not len(y):
             return None

@@ -7,7 +7,7 @@ done. joblib is the seam between what is done and where: by default in this proc
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -167,14 +167,27 @@ class Shards:
 def each(work: Callable[[_Task], _Result], tasks: Iterable[_Task]) -> Iterator[_Result]:
     """What `work` makes of each task, in order, as it comes; where it is done is joblib's affair.
 
-    Both must pickle. A task is taken when a worker is free for it, so that the fleet is never in memory at once.
+    Both must pickle. A task is taken when a worker is free for it, so that the fleet is never in memory at once. A
+    task that is alone is done here: it is held in memory already, and nothing is gained elsewhere.
     """
+    tasks = iter(tasks)
+    first = list(islice(tasks, 2))
+    if len(first) < 2:
+        return map(work, first)
     from joblib import Parallel, delayed
 
     results: Iterator[_Result] = Parallel(return_as="generator", pre_dispatch="n_jobs")(
-        delayed(work)(task) for task in tasks
+        delayed(_one)(work, task) for task in chain(first, tasks)
     )
     return results
+
+
+def _one(work: Callable[[_Task], _Result], task: _Task) -> _Result:
+    """A task, with linear algebra in one thread: the same bits on any machine with the same processor."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, "blas"):
+        return work(task)
 
 
 def in_threads(work: Callable[[str], _Result], names: Sequence[str]) -> dict[str, _Result]:
@@ -185,7 +198,7 @@ def in_threads(work: Callable[[str], _Result], names: Sequence[str]) -> dict[str
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(max_workers=2) as pool:
         return dict(zip(names, pool.map(work, names), strict=True))
