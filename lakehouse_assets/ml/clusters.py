@@ -69,7 +69,7 @@ def learn_clusters(shapes: Array, seed: int, most: int = 8) -> Clusters:
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
     from sklearn.metrics import silhouette_score
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     known = np.isfinite(shapes)
     some = known.any(axis=1)

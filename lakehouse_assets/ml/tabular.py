@@ -183,7 +183,7 @@ class Tabular(_Parameters):
         return [fits[k] for k in serving]
 
     def _fit(self, samples: Sequence[Sample], k: int, seed: int) -> "TabularFit":
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
 
         series = [s for sample in samples for s in sample.series]
         groups = dict.fromkeys(series, _ALL) if self.scope == "global" else {s: s for s in series}
