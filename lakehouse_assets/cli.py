@@ -21,8 +21,13 @@ from lakehouse_assets.settings import Settings, SettingsError, read_settings
 if TYPE_CHECKING:
     import dagster as dg
 
+    from lakehouse_assets.lake.table import Lake
+    from lakehouse_assets.lifecycle.fleet import Change
+    from lakehouse_assets.ml.definition import ModelDefinition
     from lakehouse_assets.operation.execution import Operator
-    from lakehouse_assets.sources.simulator import Change
+    from lakehouse_assets.operation.fleet import Act
+    from lakehouse_assets.registry.tracking import Registry
+    from lakehouse_assets.sources import simulator
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +43,12 @@ app = typer.Typer(
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
+ModelName = Annotated[str, typer.Argument(help="The registered model, such as demand_forecast.")]
+OneSeries = Annotated[str | None, typer.Option("--series", help="One series alone.")]
+OneGroup = Annotated[str | None, typer.Option("--group", help="The series of one group alone.")]
 
 
 class UsageError(Exception):
@@ -160,7 +171,7 @@ def replay(
 
 @app.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tables, models, drift and retrainings."""
     settings = _settings()
@@ -173,31 +184,131 @@ def status(
             _print_status(instance, settings)
 
 
-@app.command()
-def rollback(
-    model: Annotated[str, typer.Argument(help="The registered model, such as demand_forecast.")],
-) -> None:
-    """Put the previous champion of a model in force again."""
+models_app = typer.Typer(
+    help="What is in force: each model's champion, and each series' own.", rich_markup_mode="markdown"
+)
+app.add_typer(models_app, name="models")
+
+
+@models_app.callback(invoke_without_command=True)
+def list_models(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the models: champion, previous, challenger, series by version, pins, the last decision.
+
+    `lakehouse models show MODEL` tells the history of its champions.
+    """
+    if context.invoked_subcommand is not None:
+        return
     settings = _settings()
-    from lakehouse_assets.lake.table import Lake
-    from lakehouse_assets.lifecycle.names import Names, table_key
-    from lakehouse_assets.lifecycle.promotion import roll_back
+    from lakehouse_assets.operation.fleet import list_models as read
     from lakehouse_assets.operation.home import open_instance
-    from lakehouse_assets.registry.tracking import Registry, RegistryError
+
+    with open_instance(settings):
+        found = read(*_stores(settings), _models())
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
+    grid = Grid("model", "champion", "previous", "challenger", "series by version", "pinned", "last decision", box=None)
+    for name, model in found.items():
+        aliases = (str(model[alias] or "-") for alias in ("champion", "previous", "challenger"))
+        served = ", ".join(f"v{version}: {count:,}" for version, count in model["series"]["by_version"].items())
+        last = model["last_decision"]
+        said = f"{last['decided_at'][:10]} version {last['version']}: {last['reason']}" if last else "none yet"
+        grid.add_row(name, *aliases, served or "-", str(model["series"]["pinned"]), said)
+    out.print(grid)
+
+
+@models_app.command()
+def show(model: ModelName, series: OneSeries = None, as_json: AsJson = False) -> None:
+    """The history of a model's champions with reasons; with --series, that of one series."""
+    settings = _settings()
+    from lakehouse_assets.operation.fleet import show as read
+    from lakehouse_assets.operation.home import open_instance
+
+    with open_instance(settings):
+        found = read(*_stores(settings), _definition(model), series)
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
+    of = f"series {series} of {model}" if series else model
+    pinned = " (pinned)" if found.get("pinned") else ""
+    out.print(f"{of}: version {found['champion']}{pinned} is in force")
+    grid = Grid("decided", "decision", "version", "before", "reason", box=None)
+    for row in found["history"]:
+        before = str(row["previous_version"] or "-")
+        grid.add_row(row["decided_at"][:19], row["decision"], str(row["version"]), before, row["reason"])
+    out.print(grid)
+
+
+@app.command()
+def rollback(model: ModelName, series: OneSeries = None, group: OneGroup = None) -> None:
+    """Put the champion before in force again: of the whole fleet, of a group, or of one series.
+
+    For the fleet this undoes the last promotion: what it moved moves back. Rolling back twice is coming back.
+    """
+    from lakehouse_assets.lifecycle.fleet import FleetRegistry
+
+    before, done = _by_hand(model, series, group, FleetRegistry.roll_back)
+    if series or group:
+        out.print(f"{model}: {_counted(done.moved)} rolled back; {series or group}")
+    else:
+        moved = f"{_counted(done.moved)} moved, {done.stayed:,} stayed"
+        out.print(f"{model}: version {before} is out of force, version {done.champion} is champion again ({moved})")
+
+
+@app.command()
+def pin(
+    model: ModelName,
+    series: OneSeries = None,
+    group: OneGroup = None,
+    version: Annotated[int | None, typer.Option(help="The version to pin to; default: the one in force.")] = None,
+) -> None:
+    """Hold the fleet, a group or one series at a version: the gate moves it no more until `lakehouse unpin`."""
+    from functools import partial
+
+    from lakehouse_assets.lifecycle.fleet import FleetRegistry
+
+    _, done = _by_hand(model, series, group, partial(FleetRegistry.pin, version=version))
+    out.print(f"{model}: {_counted(done.told)} pinned, {done.moved:,} of them moved; {done.pinned:,} are pinned in all")
+
+
+@app.command()
+def unpin(model: ModelName, series: OneSeries = None, group: OneGroup = None) -> None:
+    """Let the gate decide again about the fleet, a group or one series; what is in force stays until it does."""
+    from lakehouse_assets.lifecycle.fleet import FleetRegistry
+
+    _, done = _by_hand(model, series, group, FleetRegistry.unpin)
+    out.print(f"{model}: {_counted(done.told)} unpinned; {done.pinned:,} are pinned still")
+
+
+def _counted(series: int) -> str:
+    return "1 series" if series == 1 else f"{series:,} series"
+
+
+def _by_hand(model: str, series: str | None, group: str | None, act: "Act") -> "tuple[int, Change]":
+    if series is not None and group is not None:
+        raise UsageError("give --series or --group, not both")
+    settings = _settings()
+    from lakehouse_assets.operation.fleet import by_hand
+    from lakehouse_assets.operation.home import open_instance
 
     with open_instance(settings) as instance:
-        from lakehouse_assets.definitions import models
+        return by_hand(*_stores(settings), _definition(model), instance, act, series=series, group=group)
 
-        definition = next((one for one in models() if one.name == model), None)
-        if definition is None:
-            raise UsageError(f"there is no model {model!r}; there are: {', '.join(_models())}")
-        registry = Registry(settings.mlflow_tracking_uri, settings.mlflow_artifact_root)
-        table = Lake.from_settings(settings).table(table_key(Names(model).promotion))
-        try:
-            left, entered = roll_back(definition, registry, table, instance, datetime.now(UTC))
-        except RegistryError as error:
-            raise UsageError(str(error)) from None
-    out.print(f"{model}: version {left} is out of force, version {entered} is champion again")
+
+def _stores(settings: Settings) -> "tuple[Lake, Registry]":
+    from lakehouse_assets.lake.table import Lake
+    from lakehouse_assets.registry.tracking import Registry
+
+    return Lake.from_settings(settings), Registry(settings.mlflow_tracking_uri, settings.mlflow_artifact_root)
+
+
+def _definition(model: str) -> "ModelDefinition":
+    from lakehouse_assets.definitions import models
+
+    found = next((one for one in models() if one.name == model), None)
+    if found is None:
+        raise UsageError(f"there is no model {model!r}; there are: {', '.join(_models())}")
+    return found
 
 
 @app.command()
@@ -254,7 +365,7 @@ def ui() -> None:
     raise typer.Exit(serve(settings, out))
 
 
-def _change(text: str) -> "Change":
+def _change(text: str) -> "simulator.Change":
     from lakehouse_assets.sources.simulator import Change
 
     kind, _, rest = text.partition(":")
@@ -272,12 +383,9 @@ def _install(settings: Settings, config: Path) -> None:
 
 
 def _status(instance: "dg.DagsterInstance", settings: Settings) -> dict:
-    from lakehouse_assets.lake.table import Lake
     from lakehouse_assets.operation.status import status as read
-    from lakehouse_assets.registry.tracking import Registry
 
-    registry = Registry(settings.mlflow_tracking_uri, settings.mlflow_artifact_root)
-    return read(Lake.from_settings(settings), registry, instance, _models())
+    return read(*_stores(settings), instance, _models())
 
 
 def _print_status(instance: "dg.DagsterInstance", settings: Settings) -> None:
@@ -295,6 +403,9 @@ def _print_status(instance: "dg.DagsterInstance", settings: Settings) -> None:
         out.print(f"{name}: champion version {champion['version']} ({champion['candidate']}), backtest {metrics}")
         drift = model["drift"]
         out.print(f"  drift: {drift['verdict']} ({drift['series_drifted']} of {drift['series_tested']} series)")
+        if len(model["series"]["by_version"]) > 1 or model["series"]["pinned"]:
+            served = ", ".join(f"{count:,} by version {v}" for v, count in model["series"]["by_version"].items())
+            out.print(f"  series: {served}; {model['series']['pinned']:,} pinned")
         for retrain in model["retrains"]:
             out.print(
                 f"  trained {retrain['requested_at'][:10]}, asked for by {retrain['trigger']}: {retrain['decision']}"
@@ -314,12 +425,12 @@ def main() -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     logging.getLogger("dagster").setLevel(logging.ERROR)
-    from lakehouse_assets.operation.errors import HomeError, RunFailed
+    from lakehouse_assets.operation.errors import HomeError, RunFailed, WrongRequest
     from lakehouse_assets.sources.declaration import DeclarationError
 
     try:
         app()
-    except (UsageError, DeclarationError, HomeError) as error:
+    except (UsageError, DeclarationError, HomeError, WrongRequest) as error:
         err.print(f"[red]error:[/] {error}")
         sys.exit(2)
     except RunFailed as error:

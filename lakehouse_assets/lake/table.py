@@ -161,6 +161,7 @@ class Table:
         run_id: str | None = None,
         metadata: Mapping[str, str] | None = None,
         schema_mode: SchemaMode | None = None,
+        expected_version: int | None = None,
     ) -> WriteResult:
         """Replace the rows that satisfy the predicate (all rows if there is none) by those of the frame, in one commit.
 
@@ -172,18 +173,25 @@ class Table:
             run_id: Dagster run, kept in the commit as `dagster_run_id`.
             metadata: further entries of the commit.
             schema_mode: "merge" adds columns, "overwrite" (without predicate) replaces schema and partitioning.
+            expected_version: the version that the frame was made from (-1: there was no table); default: any will do.
 
         Raises:
             WriteRefusedError: rows of the frame do not satisfy the predicate; nothing is committed.
             SchemaChangedError: the frame's columns differ from the table's.
+            DeltaError: another version than the one expected is the latest; nothing is committed.
         """
         if predicate is not None and schema_mode == "overwrite":
             raise ValueError(f"{self.uri}: schema_mode='overwrite' replaces the whole table; it takes no predicate.")
 
         def attempt(delta: DeltaTable | None) -> WriteResult:
-            return self._write(delta, frame, "overwrite", predicate, partition_by, run_id, metadata, schema_mode)
+            once = expected_version is not None
+            return self._write(
+                delta, frame, "overwrite", predicate, partition_by, run_id, metadata, schema_mode, once=once
+            )
 
-        return self._retrying(attempt)
+        if expected_version is None:
+            return self._retrying(attempt)
+        return attempt(None if expected_version < 0 else self.delta(expected_version))
 
     def merge(
         self,
@@ -281,6 +289,8 @@ class Table:
         run_id: str | None,
         metadata: Mapping[str, str] | None,
         schema_mode: SchemaMode | None,
+        *,
+        once: bool = False,
     ) -> WriteResult:
         replaces = schema_mode == "overwrite"
         if delta is not None and not replaces:
@@ -288,7 +298,7 @@ class Table:
         fitted = self._fit(frame, None if delta is None or replaces else pl.Schema(delta.schema()), schema_mode)
         guard = _Guard.of(self.uri, predicate, fitted)
         options: dict[str, Any] = {
-            "commit_properties": _commit_properties(run_id, metadata, creates=delta is None),
+            "commit_properties": _commit_properties(run_id, metadata, once=once or delta is None),
             "writer_properties": _WRITER,
         }
         if delta is None:
@@ -486,11 +496,11 @@ def _is_outside(inside: pl.Expr) -> pl.Expr:
 
 
 def _commit_properties(
-    run_id: str | None, metadata: Mapping[str, str] | None, *, creates: bool = False
+    run_id: str | None, metadata: Mapping[str, str] | None, *, once: bool = False
 ) -> CommitProperties:
     custom = dict(metadata or {}) | ({"dagster_run_id": run_id} if run_id else {})
     # Two writers that create a table at once would both succeed if the slower one were put on top of the other.
-    return CommitProperties(custom_metadata=custom, max_commit_retries=0 if creates else None)
+    return CommitProperties(custom_metadata=custom, max_commit_retries=0 if once else None)
 
 
 def _prune_clause(values: pl.Series) -> str:

@@ -12,11 +12,12 @@ from lakehouse_assets.ml.definition import ModelDefinition
 
 def lifecycle(definition: ModelDefinition) -> dg.Definitions:
     """Assets, checks, jobs, schedules and sensors of one model."""
-    stages = [stage(definition) for stage in (promotion_asset, prediction_asset, errors_asset, drift_asset)]
+    promotion, contracts = promotion_asset(definition)
+    stages = [stage(definition) for stage in (prediction_asset, errors_asset, drift_asset)]
     return dg.Definitions.merge(
         dg.Definitions(
-            assets=[training_asset(definition), *(asset for asset, _ in stages)],
-            asset_checks=[check for _, check in stages],
+            assets=[training_asset(definition), promotion, *(asset for asset, _ in stages)],
+            asset_checks=[*contracts, *(check for _, check in stages)],
         ),
         retraining_definitions(definition),
     )

@@ -13,11 +13,11 @@ from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lake.table_asset import column_schema, contract_check
 from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, REPORT, contract_of
 from lakehouse_assets.lifecycle.engine import engine
+from lakehouse_assets.lifecycle.fleet import FleetRegistry
 from lakehouse_assets.lifecycle.names import Names, table_key
 from lakehouse_assets.lifecycle.pictures import picture_metadata
 from lakehouse_assets.ml.definition import DriftVerdict, ModelDefinition
 from lakehouse_assets.registry.resource import RegistryResource
-from lakehouse_assets.registry.tracking import ModelVersion
 from lakehouse_assets.settings import get_settings
 
 WEEK = timedelta(days=7)
@@ -88,7 +88,7 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
 
     @dg.asset(
         key=names.drift,
-        deps=[names.promotion, names.errors, dg.AssetKey(definition.features.split("/"))],
+        deps=[names.promotion, names.series, names.errors, dg.AssetKey(definition.features.split("/"))],
         group_name="monitoring",
         description=(
             "Weekly verdict by member: the champion against a fresh fit of its own recipe on the week after that fit "
@@ -107,45 +107,59 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
     def drift(
         context: dg.AssetExecutionContext, lake: LakeResource, registry: RegistryResource
     ) -> dg.MaterializeResult:
-        store = registry.registry()
-        champion = store.get(definition.name, "champion")
-        if champion is None:
+        store, member = registry.registry(), kind.keys[1]
+        fleet = FleetRegistry(definition.name, store, lake.lake())
+        in_force = fleet.assignment()
+        if in_force is None:
             return _no_report("no champion yet")
         features = lake.lake().table(definition.features)
         table = lake.lake().table(table_key(names.drift))
-        history = pl.DataFrame()  # of this champion; a new one begins without
+        history = pl.DataFrame()  # of the versions in force; a new one begins without
         if table.exists():
-            history = table.scan().filter(pl.col("model_version") == champion.version).collect()
+            history = table.scan().filter(pl.col("model_version") == in_force.versions_of(member)).collect()
         edge = features.scan().select(pl.col(kind.time_column).max()).collect().item()
-        cutoff, zone = datetime.fromisoformat(champion.tags["cutoff"]), definition.schedules.time_zone
-        judged = set() if history.is_empty() else set(history["week"].unique())
-        weeks = [week for week in whole_weeks(cutoff, edge, zone) if week not in judged]
+        zone = definition.schedules.time_zone
+        cutoffs = {
+            version: datetime.fromisoformat(store.version(definition.name, version).tags["cutoff"])
+            for version in set(in_force.members.values()) or {in_force.champion}
+        }
+        judged = set() if history.is_empty() else set(history.select("model_version", "week").unique().iter_rows())
+        # week -> the versions that were trained by then and have not been judged in it
+        weeks: dict[datetime, list[int]] = {}
+        for week in whole_weeks(min(cutoffs.values()), edge, zone):
+            due = [v for v, cutoff in cutoffs.items() if week >= cutoff and (v, week) not in judged]
+            if due:
+                weeks[week] = due
         if history.is_empty() and not weeks:
             return _no_report("no full week since the champion was trained")
         findings = pl.DataFrame()
         if weeks:
-            model = store.load(definition.name, champion.version)
+            model = fleet.load(kind, in_force)
             dataset = kind.dataset(features.scan())
             with engine(get_settings()):
-                for week in weeks:
+                for week, due in weeks.items():
                     context.log.info(f"week of {week:%Y-%m-%d}: champion against a fresh fit")
-                    new = kind.weekly_losses(model, dataset, week).with_columns(
-                        model_version=pl.lit(champion.version, pl.Int64), report=pl.lit(_report_name(week, zone))
+                    new = (
+                        kind.weekly_losses(model, dataset, week)
+                        .with_columns(
+                            model_version=in_force.versions_of(member), report=pl.lit(_report_name(week, zone))
+                        )
+                        .filter(pl.col("model_version").is_in(due))
                     )
                     earlier = new if history.is_empty() else pl.concat([history.select(new.columns), new])
                     verdict = kind.verdict(earlier, definition.drift)
                     statistics = verdict.series.with_columns(fleet_verdict=pl.lit(verdict.verdict))
-                    rows = new.join(statistics, on=kind.keys[1], how="left")
+                    rows = new.join(statistics, on=member, how="left")
                     table.merge(rows, keys=keys, run_id=context.run_id)
                     history = rows if history.is_empty() else pl.concat([history, rows.select(history.columns)])
             drifted = verdict.series.filter(verdict="drift")[kind.keys[1]].to_list()
             if drifted:
-                findings = kind.explain(dataset, drifted, weeks[-1], WEEK)
+                findings = kind.explain(dataset, drifted, max(weeks), WEEK)
         verdict = kind.verdict(history, definition.drift)
         if verdict.window_end is None:
             return _no_report("no week since the champion was trained has enough hours to score")
         report = _report_name(verdict.window_end - WEEK, zone)
-        return _report(report, champion, verdict, findings, kind.drift_pictures(history), table.version())
+        return _report(report, in_force.champion, verdict, findings, kind.drift_pictures(history), table.version())
 
     return drift, contract_check(drift, contract)
 
@@ -179,7 +193,7 @@ def _no_report(reason: str) -> dg.MaterializeResult:
 
 def _report(
     report: str,
-    champion: ModelVersion,
+    champion: int,
     verdict: DriftVerdict,
     findings: pl.DataFrame,
     pictures: Mapping[str, bytes],
@@ -191,7 +205,7 @@ def _report(
     shown: dict[str, Any] = {
         "report": report,
         "verdict": verdict.verdict,
-        "champion_version": champion.version,
+        "champion_version": champion,
         "window_end": report,
         **summary,
         "delta_version": version,

@@ -26,6 +26,16 @@ class Names:
         return dg.AssetKey(["registry", self.model])
 
     @property
+    def series(self) -> dg.AssetKey:
+        """What is in force for each member."""
+        return dg.AssetKey(["registry", f"{self.model}_series"])
+
+    @property
+    def series_history(self) -> dg.AssetKey:
+        """What was in force for each member, and why."""
+        return dg.AssetKey(["registry", f"{self.model}_series_history"])
+
+    @property
     def prediction(self) -> dg.AssetKey:
         """The champion's predictions."""
         return dg.AssetKey(["predictions", self.model])

@@ -1,4 +1,4 @@
-"""Prediction: batch scoring with the champion, idempotent for each time at which predictions are made."""
+"""Prediction: batch scoring with what is in force, idempotent for each time at which predictions are made."""
 
 from datetime import datetime
 
@@ -9,6 +9,7 @@ from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lake.table import Table
 from lakehouse_assets.lake.table_asset import column_schema, contract_check
 from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, contract_of
+from lakehouse_assets.lifecycle.fleet import Assignment, FleetRegistry
 from lakehouse_assets.lifecycle.names import Names, table_key
 from lakehouse_assets.ml.definition import ModelDefinition
 from lakehouse_assets.registry.resource import RegistryResource
@@ -22,11 +23,12 @@ def prediction_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, 
 
     @dg.asset(
         key=names.prediction,
-        deps=[names.promotion, dg.AssetKey(definition.features.split("/"))],
+        deps=[names.promotion, names.series, dg.AssetKey(definition.features.split("/"))],
         group_name="predictions",
         description=(
-            f"Predictions of the champion of {definition.name}: for every {time} that has features and no prediction "
-            "yet, and for the latest one again when a new champion came into force. One prediction a key."
+            f"Predictions of what is in force of {definition.name}, each member's champion: for every {time} that has "
+            "features and no prediction yet, and for the latest one again when another version came into force. "
+            "One prediction a key."
         ),
         kinds={"delta", "polars"},
         owners=["team:lakehouse"],
@@ -36,27 +38,26 @@ def prediction_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, 
     def predict(
         context: dg.AssetExecutionContext, lake: LakeResource, registry: RegistryResource
     ) -> dg.MaterializeResult:
-        store = registry.registry()
-        champion = store.get(definition.name, "champion")
+        fleet = FleetRegistry(definition.name, registry.registry(), lake.lake())
+        in_force = fleet.assignment()
         table = lake.lake().table(table_key(names.prediction))
-        if champion is None:
+        if in_force is None:
             context.log.warning(f"{definition.name} has no champion yet; nothing is predicted")
             return dg.MaterializeResult(metadata={"reason": "no champion yet"})
         features = lake.lake().table(definition.features).scan()
-        times = _times_to_predict(table, features, time, champion.version)
+        times = _times_to_predict(table, features, time, kind.keys[1], in_force)
         if not times:
             return dg.MaterializeResult(metadata={"reason": "every time with features has been predicted"})
         # The months are there to prune by: without them every file of the features would be read.
         months = sorted({moment.date().replace(day=1) for moment in times})
         frame = features.filter(pl.col("month").is_in(months) & pl.col(time).is_in(times)).collect()
-        model = store.load(definition.name, champion.version)
-        predicted = model.predict(frame).with_columns(
-            model_version=pl.lit(champion.version, pl.Int64), month=pl.col(time).dt.date().dt.month_start()
-        )
+        model = fleet.load(kind, in_force, frame[kind.keys[1]].unique().to_list())
+        predicted = model.predict(frame).with_columns(month=pl.col(time).dt.date().dt.month_start())
         result = table.merge(predicted, keys=kind.keys, partition_by=["month"], run_id=context.run_id)
         return dg.MaterializeResult(
             metadata={
-                "model_version": champion.version,
+                "model_version": in_force.champion,
+                "versions": dg.MetadataValue.json(_by_version(predicted, kind.keys[1])),
                 "first": str(min(times)),
                 "last": str(max(times)),
                 "dagster/row_count": table.row_count(),
@@ -69,8 +70,16 @@ def prediction_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, 
     return predict, contract_check(predict, contract)
 
 
-def _times_to_predict(table: Table, features: pl.LazyFrame, time: str, version: int) -> list[datetime]:
-    """The times without predictions since the last one with; and that one again when another version made it.
+def _by_version(predicted: pl.DataFrame, member: str) -> dict[str, int]:
+    """How many members each version predicted for."""
+    counts = predicted.group_by("model_version").agg(pl.col(member).n_unique()).sort("model_version")
+    return {str(version): count for version, count in counts.iter_rows()}
+
+
+def _times_to_predict(
+    table: Table, features: pl.LazyFrame, time: str, member: str, in_force: Assignment
+) -> list[datetime]:
+    """The times without predictions since the last one with; and that one again when another version made some of it.
 
     At the very first there is no last one: then the latest time with features is the first to be predicted.
     """
@@ -80,9 +89,11 @@ def _times_to_predict(table: Table, features: pl.LazyFrame, time: str, version: 
     if not table.exists():
         return [latest]
     last = table.scan().select(pl.col(time).max()).collect().item()
-    by = table.scan().filter(pl.col(time) == last).select(pl.col("model_version").min()).collect().item()
+    month = last.date().replace(day=1)
     wanted = pl.col(time) > last
-    if last == latest and by != version:
-        wanted = pl.col(time) >= last
-    found = features.filter(wanted & (pl.col("month") >= last.date().replace(day=1)))
+    if last == latest:
+        by = table.scan().filter(pl.col("month") == month, pl.col(time) == last).select(member, "model_version")
+        if any(in_force.version_of(one) != version for one, version in by.unique().collect().iter_rows()):
+            wanted = pl.col(time) >= last
+    found = features.filter(wanted & (pl.col("month") >= month))
     return found.select(pl.col(time).unique().sort()).collect()[time].to_list()

@@ -1,6 +1,7 @@
-"""Promotion: the gate decides whether the challenger becomes champion; a decision is a row with its evidence."""
+"""Promotion: the gate decides what comes into force, for the fleet and its members; a decision is a row."""
 
 import json
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,9 +11,17 @@ import polars as pl
 
 from lakehouse_assets.lake.clock import Clock
 from lakehouse_assets.lake.resource import LakeResource
-from lakehouse_assets.lake.table import Table
-from lakehouse_assets.lake.table_asset import column_schema, contract_check
+from lakehouse_assets.lake.table import Lake, Table
+from lakehouse_assets.lake.table_asset import ContractClass, column_schema, contract_check
 from lakehouse_assets.lifecycle.evidence import load_backtest
+from lakehouse_assets.lifecycle.fleet import (
+    SINCE_CHANGE_TAG,
+    Change,
+    FleetRegistry,
+    history_contract,
+    series_contract,
+    summary,
+)
 from lakehouse_assets.lifecycle.names import REPORT_TAG, Names, table_key
 from lakehouse_assets.ml.definition import ModelDefinition
 from lakehouse_assets.registry.resource import RegistryResource
@@ -20,11 +29,11 @@ from lakehouse_assets.registry.tracking import ModelVersion, Registry
 
 
 class Decisions(dy.Schema):
-    """A decision about a version of a model: of the gate, or of a person who rolled back."""
+    """A decision about a version of a model: of the gate, or of a person who rolled back or pinned."""
 
     version = dy.Int64(primary_key=True, description="Version that was decided about.")
     decided_at = dy.Datetime(primary_key=True, time_zone="UTC", description="When it was decided, on the run's clock.")
-    decision = dy.String(description="promoted, kept (the champion stays) or rolled_back.")
+    decision = dy.String(description="promoted, kept (the champion stays), rolled_back or pinned.")
     reason = dy.String(description="The reason in one sentence.")
     champion_before = dy.Int64(nullable=True, description="Champion before the decision; null: there was none.")
     champion_after = dy.Int64(nullable=True, description="Champion after the decision; null: there is none yet.")
@@ -41,59 +50,96 @@ class Decisions(dy.Schema):
     mlflow_run_id = dy.String(description="MLflow run of the training.")
 
 
-def promotion_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
-    """The asset `registry/<name>` and the check of its contract."""
-    names = Names(definition.name)
-
-    @dg.asset(
-        key=names.promotion,
-        deps=[names.training],
-        group_name="registry",
-        description=(
-            "The gate's decisions: challenger against champion on identical folds, by a test that knows that errors "
-            "are autocorrelated. A promotion sets the MLflow aliases `champion` and `previous`; "
+def promotion_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, list[dg.AssetChecksDefinition]]:
+    """The assets `registry/<name>`, `registry/<name>_series` and its history, of one step, and their contracts."""
+    names, kind = Names(definition.name), definition.kind
+    member = kind.keys[1]
+    contracts: dict[dg.AssetKey, ContractClass] = {
+        names.promotion: Decisions,
+        names.series: series_contract(kind),
+        names.series_history: history_contract(kind),
+    }
+    descriptions = {
+        names.promotion: (
+            "The gate's decisions: challenger against what is in force on identical folds, by a test that knows that "
+            "errors are autocorrelated. A promotion sets the MLflow aliases `champion` and `previous`; "
             f"`lakehouse rollback {definition.name}` undoes it."
         ),
-        kinds={"mlflow", "delta"},
-        owners=["team:lakehouse"],
-        tags={"model": definition.name, "layer": "registry"},
-        metadata={"dagster/column_schema": column_schema(Decisions)},
-        # Two gates at once would decide against the same champion; the registry's compare-and-set is the safeguard.
+        names.series: (
+            f"What is in force: one row a {member} with its champion, since when and why. It changes together with "
+            f"MLflow's aliases; `lakehouse rollback {definition.name} --series X` changes one row."
+        ),
+        names.series_history: (
+            f"What was in force: one row a {member} and decision about it, with the reason. "
+            f"`lakehouse models show {definition.name} --series X` prints one."
+        ),
+    }
+
+    @dg.multi_asset(
+        name=f"registry__{definition.name}",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=[names.training],
+                group_name="registry",
+                description=descriptions[key],
+                kinds={"mlflow", "delta"} if key == names.promotion else {"delta"},
+                owners=["team:lakehouse"],
+                tags={"model": definition.name, "layer": "registry"},
+                metadata={"dagster/column_schema": column_schema(contract)},
+            )
+            for key, contract in contracts.items()
+        ],
+        # Two gates at once would decide against the same champion; compare-and-set is the safeguard.
         pool=f"{definition.name}_registry",
     )
     def decide(
         context: dg.AssetExecutionContext, lake: LakeResource, registry: RegistryResource, clock: Clock
-    ) -> dg.MaterializeResult:
+    ) -> Iterator[dg.MaterializeResult]:
         store = registry.registry()
         table = lake.lake().table(table_key(names.promotion))
+        fleet = FleetRegistry(definition.name, store, lake.lake())
+        fleet.repair()
         challenger = store.get(definition.name, "challenger")
         waiting = [v for v in (_champion_without_row(store, definition, table), challenger) if v is not None]
-        if not waiting:
-            return _nothing_to_decide(store, definition, table)
-        for version in waiting:
-            row = _decide(store, definition, version, clock.now(), context.run)
-            # One row a decision about a version: repeating a run that was killed here changes nothing.
-            table.merge(_frame(row), keys=["version", "decision"], run_id=context.run_id)
-        return dg.MaterializeResult(
-            metadata={
+        if waiting:
+            for version in waiting:
+                row, change = _decide(fleet, definition, version, clock.now(), context.run)
+                # One row a decision about a version: repeating a run that was killed here changes nothing.
+                table.merge(_frame(row), keys=["version", "decision"], run_id=context.run_id)
+            told = {
                 **{name: row[name] for name in ("decision", "reason", "candidate", "trigger")},
                 "version": row["version"],
                 "champion_version": row["champion_after"] or 0,
                 "previous_version": row["champion_before"] or 0,
                 "evidence": dg.MetadataValue.json(json.loads(row["evidence"])),
-                "delta_version": table.version(),
-                "dagster/row_count": table.row_count(),
-            },
-            data_version=dg.DataVersion(str(table.version())),
-        )
+                **{f"series_{name}": getattr(change, name) for name in ("moved", "stayed", "pinned", "harmed")},
+            }
+        else:
+            told = _nothing_to_decide(store, definition)
+        yield _materialized(names.promotion, table, told)
+        yield _materialized(names.series, fleet.table, summary(fleet.rows()))
+        yield _materialized(names.series_history, fleet.history_table, {})
 
-    return decide, contract_check(decide, Decisions)
+    return decide, [contract_check(decide, contract, key=key) for key, contract in contracts.items()]
+
+
+def _materialized(key: dg.AssetKey, table: Table, metadata: Mapping[str, Any]) -> dg.MaterializeResult:
+    if not table.exists():
+        return dg.MaterializeResult(asset_key=key, metadata={"dagster/row_count": 0, **metadata})
+    version = table.version()
+    return dg.MaterializeResult(
+        asset_key=key,
+        metadata={**metadata, "delta_version": version, "dagster/row_count": table.row_count()},
+        data_version=dg.DataVersion(str(version)),
+    )
 
 
 def _decide(
-    store: Registry, definition: ModelDefinition, challenger: ModelVersion, now: datetime, run: dg.DagsterRun
-) -> dict[str, Any]:
-    """Let the gate decide about a version, set the aliases, and return the row of the decision."""
+    fleet: FleetRegistry, definition: ModelDefinition, challenger: ModelVersion, now: datetime, run: dg.DagsterRun
+) -> tuple[dict[str, Any], Change]:
+    """Let the gate decide about a version, change what is in force, and return the row of the decision."""
+    store = fleet.store
     with load_backtest(store, challenger.run_id) as backtest:
         decision = definition.kind.gate(
             backtest.result,
@@ -104,23 +150,37 @@ def _decide(
         )
     champion = store.get(definition.name, "champion")
     before = champion.version if champion else None
-    promote, reason = decision.promote, decision.reason
-    if promote and before not in (backtest.champion_version, challenger.version):
-        promote = False
+    reason, series = decision.reason, decision.series
+    whole = decision.promote
+    if before not in (backtest.champion_version, challenger.version):
+        whole, series = False, None
         reason = (
             f"kept: the challenger was compared with version {backtest.champion_version}, but version {before} is "
             "champion by now; train again"
         )
+    change = fleet.promote(
+        definition.kind,
+        challenger.version,
+        whole=whole,
+        reason=reason,
+        now=now,
+        series=series,
+        since_change=int(challenger.tags.get(SINCE_CHANGE_TAG, 0)),
+        run_id=run.run_id,
+    )
+    promoted = change.champion == challenger.version
+    if whole and not promoted:
+        reason = f"kept: every series is pinned, harmed or changed meanwhile ({reason})"
+    elif change.moved and not promoted:
+        reason = f"{reason}; {change.moved} series promoted by themselves"
     evidence = decision.evidence
-    if promote:
-        store.promote(definition.name, challenger.version, before)
-    return {
+    row = {
         "version": challenger.version,
         "decided_at": now,
-        "decision": "promoted" if promote else "kept",
+        "decision": "promoted" if promoted else "kept",
         "reason": reason,
-        "champion_before": backtest.champion_version if promote else before,
-        "champion_after": challenger.version if promote else before,
+        "champion_before": backtest.champion_version if promoted else before,
+        "champion_after": change.champion or None,
         "trigger": challenger.tags.get("trigger", "manual"),
         "report": run.tags.get(REPORT_TAG),
         "requested_at": datetime.fromisoformat(challenger.tags["requested_at"]).astimezone(UTC),
@@ -131,6 +191,7 @@ def _decide(
         "run_id": run.run_id,
         "mlflow_run_id": challenger.run_id,
     }
+    return row, change
 
 
 def _champion_without_row(store: Registry, definition: ModelDefinition, table: Table) -> ModelVersion | None:
@@ -143,61 +204,58 @@ def _champion_without_row(store: Registry, definition: ModelDefinition, table: T
     return champion
 
 
-def roll_back(
-    definition: ModelDefinition, store: Registry, table: Table, instance: dg.DagsterInstance, now: datetime
-) -> tuple[int, int]:
-    """Put the previous champion in force again, with a row in the decisions and an event in the asset's history.
+def tell(
+    definition: ModelDefinition,
+    fleet: FleetRegistry,
+    lake: Lake,
+    instance: dg.DagsterInstance,
+    before: int,
+    change: Change,
+) -> None:
+    """Tell of a change that a person made: an event of each table, and a decision if the fleet has another champion.
 
-    Returns:
-        The version that was champion, and the one that is.
-
-    Raises:
-        NothingToRollBack: there is no previous champion.
+    before: the fleet's champion before the change.
     """
     names = Names(definition.name)
-    left, entered = store.rollback(definition.name)
-    version = next(v for v in store.versions(definition.name) if v.version == entered)
-    row = {
-        "version": entered,
-        "decided_at": now,
-        "decision": "rolled_back",
-        "reason": f"rolled back from version {left} by hand",
-        "champion_before": left,
-        "champion_after": entered,
-        "trigger": "manual",
-        "report": None,
-        "requested_at": now,
-        "candidate": version.tags["candidate"],
-        "gain": None,
-        "p_value": None,
-        "evidence": "{}",
-        "run_id": "",
-        "mlflow_run_id": version.run_id,
-    }
-    table.append(_frame(row))
-    instance.report_runless_asset_event(
-        dg.AssetMaterialization(
-            names.promotion,
-            metadata={
-                "decision": "rolled_back",
-                "reason": str(row["reason"]),
-                "champion_version": entered,
-                "previous_version": left,
-            },
-        )
-    )
-    return left, entered
+    rows = fleet.rows()
+    metadata: dict[str, Any] = {"champion_version": change.champion}
+    if change.champion != before:
+        version = fleet.store.version(definition.name, change.champion)
+        last = rows.filter(pl.col("change") == change.number).row(0, named=True)
+        row = {
+            "version": change.champion,
+            "decided_at": last["decided_at"],
+            "decision": last["decision"],
+            "reason": f"{last['decision'].replace('_', ' ')} by hand; version {before} was champion",
+            "champion_before": before,
+            "champion_after": change.champion,
+            "trigger": "manual",
+            "report": None,
+            "requested_at": last["decided_at"],
+            "candidate": version.tags["candidate"],
+            "gain": None,
+            "p_value": None,
+            "evidence": "{}",
+            "run_id": "",
+            "mlflow_run_id": version.run_id,
+        }
+        lake.table(table_key(names.promotion)).append(_frame(row))
+        metadata |= {"decision": row["decision"], "reason": row["reason"], "previous_version": before}
+    counts = {f"series_{name}": getattr(change, name) for name in ("moved", "stayed", "pinned")}
+    for key, shown in (
+        (names.promotion, {**metadata, **counts}),
+        (names.series, summary(rows)),
+        (names.series_history, {}),
+    ):
+        instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=shown))
 
 
-def _nothing_to_decide(store: Registry, definition: ModelDefinition, table: Table) -> dg.MaterializeResult:
+def _nothing_to_decide(store: Registry, definition: ModelDefinition) -> dict[str, Any]:
     """The challenger was promoted already (a run was repeated), or nothing was trained."""
     champion = store.get(definition.name, "champion")
     if champion is None:
         raise dg.Failure(f"{definition.name} has no challenger: materialize models/{definition.name} first.")
-    return dg.MaterializeResult(
-        metadata={"decision": "none", "reason": "no challenger waits", "champion_version": champion.version},
-        data_version=dg.DataVersion(str(table.version())) if table.exists() else None,
-    )
+    return {"decision": "none", "reason": "no challenger waits", "champion_version": champion.version}
 
 
 def _frame(row: dict) -> pl.DataFrame:

@@ -25,7 +25,9 @@ def retraining_definitions(definition: ModelDefinition) -> dg.Definitions:
     names = Names(definition.name)
     retrain = dg.define_asset_job(
         names.retrain_job,
-        selection=dg.AssetSelection.assets(names.training, names.promotion, names.prediction),
+        selection=dg.AssetSelection.assets(
+            names.training, names.promotion, names.series, names.series_history, names.prediction
+        ),
         description="Train a challenger, let the gate decide, predict anew.",
         # A training gets a process of its own, forked from one that has the slow imports behind it.
         executor_def=dg.multiprocess_executor.configured(

@@ -20,6 +20,7 @@ from lakehouse_assets.lake.clock import Clock
 from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lifecycle.engine import engine
 from lakehouse_assets.lifecycle.evidence import save_backtest
+from lakehouse_assets.lifecycle.fleet import SINCE_CHANGE_TAG, FleetRegistry
 from lakehouse_assets.lifecycle.names import REQUESTED_AT_TAG, TRIGGER_TAG, Names
 from lakehouse_assets.lifecycle.pictures import picture_metadata
 from lakehouse_assets.ml.definition import BacktestResult, FittedModel, ModelDefinition
@@ -60,12 +61,15 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
         context.log.info(f"{count:,} rows of {definition.features}, version {pins[definition.features]}")
         dataset = kind.dataset(rows)
 
+        fleet = FleetRegistry(definition.name, store, lake.lake())
+        in_force = fleet.assignment()
+        fitted_champion = fleet.load(kind, in_force)
         champion = store.get(definition.name, "champion")
-        fitted_champion = store.load(definition.name, champion.version) if champion else None
         tags = {
             "trigger": context.run.tags.get(TRIGGER_TAG, "manual"),
             "code_version": code_version(definition),
             "champion_version": champion.version if champion else "",
+            SINCE_CHANGE_TAG: in_force.change if in_force else 0,
         }
         with (
             TemporaryDirectory(prefix="lakehouse_training_") as workspace,

@@ -274,6 +274,13 @@ class Kind(Protocol):
         """A fresh fit of a fitted model's own recipe on what is known at the cutoff."""
         ...
 
+    def compose(self, models: Mapping[int, Any], assignment: Mapping[str, int], champion: int) -> FittedModel:
+        """Several versions as one model: each member is served by its version, one without by the champion's.
+
+        Its predictions have a column more, ``model_version``: which version made each.
+        """
+        ...
+
     def gate(
         self,
         result: BacktestResult,

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from lakehouse_assets.ml import backtest, drift, gate
-from lakehouse_assets.ml.backtest import Champion, Fold, Plan, Refit, Week
+from lakehouse_assets.ml.backtest import Champion, Fold, Plan, Refit, Week, is_shared
 from lakehouse_assets.ml.definition import (
     CHAMPION,
     BacktestResult,
@@ -26,6 +26,7 @@ from lakehouse_assets.ml.definition import (
 )
 from lakehouse_assets.ml.estimators import Blend, SeasonalNaive
 from lakehouse_assets.ml.fitted import FittedForecast, ShardedForecast, Spool, microseconds, moment
+from lakehouse_assets.ml.fleet import Fleet
 from lakehouse_assets.ml.metrics import REFERENCE
 from lakehouse_assets.ml.panel import DAY_US, NEVER, Panel
 from lakehouse_assets.ml.shards import SHARD_SERIES, Shards, each
@@ -168,11 +169,13 @@ class Forecast:
         *,
         seed: int | None = None,
         standing: bool = True,
-    ) -> FittedForecast | ShardedForecast:
+    ) -> FittedForecast | ShardedForecast | Fleet:
         """A fresh fit of a fitted model's own recipe (a blend keeps its weights) on what is known at the cutoff.
 
         standing: False for a fit that serves the week after the cutoff alone, which costs less.
         """
+        if isinstance(fitted, Fleet):
+            return fitted.mapped(lambda model: self.refit(model, dataset, cutoff, seed=seed, standing=standing))
         shards = self.dataset(dataset)
         seed = fitted.seed if seed is None else seed
         refit = Refit.plan(fitted, shards, microseconds(cutoff), seed, standing)
@@ -195,6 +198,10 @@ class Forecast:
             expected_loss=fitted.expected_loss,
             parts=parts,
         )
+
+    def compose(self, models: Mapping[int, Champion], assignment: Mapping[str, int], champion: int) -> Fleet:
+        """See :class:`lakehouse_assets.ml.fleet.Fleet`."""
+        return Fleet(models, assignment, champion)
 
     # --- gate ---------------------------------------------------------------------------------------------------------
 
@@ -231,6 +238,17 @@ class Forecast:
     ) -> pl.DataFrame:
         """See :func:`lakehouse_assets.ml.drift.weekly_losses`; ``fresh`` is fitted at the start of the week."""
         shards = self.dataset(dataset)
+        if isinstance(champion, Fleet):
+            # Each version against a fresh fit of its own recipe; one that learns across series learns from all.
+            found = []
+            for version, served in champion.series_by_version(shards.series).items():
+                model = champion.models[version]
+                alone = len(served) < len(shards.series) and not any(map(is_shared, model.recipes.values()))
+                mine = shards.of_series(served) if alone else shards
+                theirs = fresh.models[version] if isinstance(fresh, Fleet) else fresh
+                losses = self.weekly_losses(model, mine, week, fresh=theirs, seed=seed)
+                found.append(losses.filter(pl.col("series_id").is_in(served)))
+            return pl.concat(found)
         start = microseconds(week)
         # Half a day short: a week in which the clock changes has its issue times an hour earlier or later.
         days = Week(start, start + WEEK * DAY_US - DAY_US // 2)

@@ -11,3 +11,7 @@ class RunFailed(RuntimeError):
 
 class HomeError(RuntimeError):
     """The home cannot serve this command; the message says what to do."""
+
+
+class WrongRequest(RuntimeError):
+    """What was asked for cannot be done; the message says why and what to do."""

@@ -10,6 +10,8 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
+from lakehouse_assets.lake.table import Lake
+from lakehouse_assets.lifecycle.fleet import FleetRegistry
 from lakehouse_assets.operation.errors import HomeError
 from lakehouse_assets.registry.liveness import close_dead_runs, dagster_run_is_alive, mlflow_status
 from lakehouse_assets.registry.tracking import Registry
@@ -69,7 +71,7 @@ def _absolute(section: object, key: str, folder: Path) -> None:
 
 @contextmanager
 def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The home's Dagster instance, after closing what a killed process left open in Dagster and MLflow."""
+    """The home's Dagster instance, after making good what a killed process left undone in Dagster and the registry."""
     prepare_home(settings)
     # Written by libraries at the first use of a database; nothing that an operator could act on.
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -77,4 +79,8 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.get() as instance:
         close_dead_runs(instance)
         registry.close_orphans(dagster_run_is_alive(instance), mlflow_status(instance))
+        lake = Lake.from_settings(settings)
+        if registry.store.exists():
+            for name in registry.names():
+                FleetRegistry(name, registry, lake).repair()
         yield instance

@@ -8,6 +8,7 @@ import dagster as dg
 import polars as pl
 
 from lakehouse_assets.lake.table import Lake
+from lakehouse_assets.lifecycle.fleet import FleetRegistry, summary
 from lakehouse_assets.lifecycle.names import REQUESTED_AT_TAG, TRIGGER_TAG, Names, table_key
 from lakehouse_assets.registry.tracking import ModelVersion, Registry
 
@@ -19,7 +20,7 @@ def status(lake: Lake, registry: Registry, instance: dg.DagsterInstance, models:
 
     Returns:
         `{"tables": {key: {"version", "rows", "updated_at"}}, "models": {name: {"champion", "challenger", "previous",
-        "drift", "retrains"}}}`; what there is not yet is None.
+        "series", "drift", "retrains"}}}`; `series` counts them by version; what there is not yet is None.
     """
     return {
         "tables": {key: _table(lake, key) for key in lake.tables()},
@@ -36,6 +37,7 @@ def _model(lake: Lake, registry: Registry, instance: dg.DagsterInstance, names: 
     aliases = ("champion", "challenger", "previous")
     return {
         **{alias: _version(registry.get(names.model, alias)) for alias in aliases},
+        "series": summary(FleetRegistry(names.model, registry, lake).rows()),
         "drift": _drift(instance, names),
         "retrains": _retrains(lake, instance, names),
     }
@@ -71,7 +73,7 @@ def _retrains(lake: Lake, instance: dg.DagsterInstance, names: Names) -> list[di
     decided: list[dict[str, Any]] = []
     table = lake.table(table_key(names.promotion))
     if table.exists():
-        rows = table.scan().filter(pl.col("decision") != "rolled_back").collect()
+        rows = table.scan().filter(pl.col("decision").is_in(["promoted", "kept"])).collect()
         decided = [
             {
                 "requested_at": row["requested_at"].isoformat(),

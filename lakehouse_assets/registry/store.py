@@ -64,6 +64,10 @@ class Store:
         self._prepare()
         return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
 
+    def exists(self) -> bool:
+        """Whether there is anything to be found: False for a SQLite file that was not made yet."""
+        return self.sqlite_file is None or self.sqlite_file.exists()
+
     def may_have_open_runs(self) -> bool:
         """Whether a run is RUNNING; cheap for SQLite, where MLflow need not be imported; True where unknown."""
         file = self.sqlite_file

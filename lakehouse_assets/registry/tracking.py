@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 ALIASES = (PREVIOUS, CHAMPION, CHALLENGER)
 INTENT_TAG = "lakehouse.intent"
+CHANGE_TAG = "lakehouse.change"
 PINS_TAG, METRICS_TAG = "pins", "metrics"
 
 # fitted models kept in memory by a process, in `_LOADED`
@@ -47,10 +48,6 @@ class UnknownVersion(RegistryError):
 
 class ChampionChanged(RegistryError):
     """Another champion is in force than the one that a decision was made against."""
-
-
-class NothingToRollBack(RegistryError):
-    """There is no earlier champion to return to."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,9 @@ class Registry:
     Which version is champion changes by one write: a tag on the registered model with the aliases as they are to be.
     From then on `get` answers by it, whatever becomes of the process; the aliases that MLflow shows follow, and where
     they could not, the next change or `repair` brings them up.
+
+    This is the upper of two levels. What is in force for each series lies in Delta; the life cycle changes both, and
+    `change` says which of its changes the aliases have followed.
     """
 
     def __init__(self, tracking_uri: str, artifact_root: Path | str) -> None:
@@ -258,7 +258,7 @@ class Registry:
         if key not in _LOADED:
             from mlflow.artifacts import download_artifacts
 
-            self._require(name, version)
+            self.version(name, version)
             uri = f"{self.client.get_model_version_download_uri(name, str(version))}/data/{ARCHIVE}"
             _LOADED[key] = read_archive(Path(download_artifacts(uri, tracking_uri=self.store.tracking_uri)))
             while len(_LOADED) > MODELS_KEPT:
@@ -287,13 +287,16 @@ class Registry:
 
     # Aliases
 
-    def promote(self, name: str, version: int, expected_champion: int | None) -> None:
+    def promote(self, name: str, version: int, expected_champion: int | None, change: int | None = None) -> None:
         """Make `version` champion and the champion until now `previous`; the two change at once.
+
+        A rollback is the promotion of the previous champion.
 
         Args:
             name: the registered model.
-            version: the new champion.
+            version: the new champion; that in force, if only the change is to be noted.
             expected_champion: the champion against which this was decided; None: there was none.
+            change: number of the change of the series' champions that goes with it, see `change`.
 
         Raises:
             UnknownVersion: there is no such version.
@@ -301,7 +304,7 @@ class Registry:
         """
         with self.store.lock:
             self._repair(name)
-            self._require(name, version)
+            self.version(name, version)
             aliases = self._aliases(name)
             champion = aliases.get(CHAMPION)
             if champion != expected_champion:
@@ -310,38 +313,35 @@ class Registry:
                     f"is {_say(champion)}. Decide again."
                 )
             if version == champion:
+                if change is not None:
+                    self.client.set_registered_model_tag(name, CHANGE_TAG, str(change))
                 return
             challenger = aliases.get(CHALLENGER)
-            self._commit(name, champion, version, None if challenger == version else challenger)
+            self._commit(name, champion, version, None if challenger == version else challenger, change)
 
-    def rollback(self, name: str) -> tuple[int, int]:
-        """Make the previous champion champion again, and the other way round; return (from version, to version).
+    def change(self, name: str) -> int | None:
+        """The last change that the aliases have followed; None: none that had a number."""
+        registered = self._registered(name)
+        if registered is None:
+            return None
+        number = json.loads(registered.tags.get(INTENT_TAG, "{}")).get("change", registered.tags.get(CHANGE_TAG))
+        return None if number is None else int(number)
 
-        Raises:
-            NothingToRollBack: there is no champion, or none before it.
-        """
-        with self.store.lock:
-            self._repair(name)
-            aliases = self._aliases(name)
-            champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
-            if champion is None:
-                raise NothingToRollBack(f"{name} has no champion: train it and let the gate decide.")
-            if previous is None:
-                raise NothingToRollBack(
-                    f"{name} has no champion before version {champion}. To change it, train again: the gate decides "
-                    f"between version {champion} and the new one."
-                )
-            self._commit(name, champion, previous, aliases.get(CHALLENGER))
-            return champion, previous
+    def names(self) -> list[str]:
+        """The registered models."""
+        return sorted(model.name for model in self.client.search_registered_models())
 
     def repair(self, name: str) -> bool:
         """Complete a change of aliases during which a process was killed; True if there was one."""
         with self.store.lock:
             return self._repair(name)
 
-    def _commit(self, name: str, previous: int | None, champion: int | None, challenger: int | None) -> None:
+    def _commit(
+        self, name: str, previous: int | None, champion: int | None, challenger: int | None, change: int | None
+    ) -> None:
         target = {PREVIOUS: previous, CHAMPION: champion, CHALLENGER: challenger}
-        self.client.set_registered_model_tag(name, INTENT_TAG, json.dumps(target))
+        intent = target if change is None else {**target, "change": change}
+        self.client.set_registered_model_tag(name, INTENT_TAG, json.dumps(intent))
         self._repair(name)
 
     def _repair(self, name: str) -> bool:
@@ -355,6 +355,8 @@ class Registry:
                 self.client.delete_registered_model_alias(name, alias)
             else:
                 self.client.set_registered_model_alias(name, alias, str(target[alias]))
+        if "change" in target:
+            self.client.set_registered_model_tag(name, CHANGE_TAG, str(target["change"]))
         self.client.delete_registered_model_tag(name, INTENT_TAG)
         return True
 
@@ -364,7 +366,7 @@ class Registry:
         if registered is None:
             return {}
         intent = json.loads(registered.tags.get(INTENT_TAG, "{}"))
-        aliases = {**registered.aliases, **intent}
+        aliases = {**registered.aliases, **{alias: intent[alias] for alias in ALIASES if alias in intent}}
         return {alias: int(version) for alias, version in aliases.items() if version is not None}
 
     def _registered(self, name: str) -> Any:
@@ -377,11 +379,16 @@ class Registry:
                 return None
             raise
 
-    def _require(self, name: str, version: int) -> None:
+    def version(self, name: str, version: int) -> ModelVersion:
+        """A version by its number.
+
+        Raises:
+            UnknownVersion: there is no such version.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.get_model_version(name, str(version))
+            return _model_version(self.client.get_model_version(name, str(version)), self._aliases(name))
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise

@@ -105,21 +105,25 @@ def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
-@pytest.fixture
-def house(tmp_path: Path, toy_frame: pl.DataFrame, migrated_store: Path) -> Iterator[House]:
-    shutil.copy(migrated_store, tmp_path / "mlflow.db")
-    definitions = dg.Definitions.merge(
-        lifecycle(TOY),
+def definitions_of(definition: ModelDefinition, folder: Path) -> dg.Definitions:
+    """A model's life cycle on the tables and the store in a folder."""
+    return dg.Definitions.merge(
+        lifecycle(definition),
         dg.Definitions(
             resources={
-                "lake": LakeResource(root_uri=str(tmp_path / "lake")),
+                "lake": LakeResource(root_uri=str(folder / "lake")),
                 "registry": RegistryResource(
-                    tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", artifact_root=str(tmp_path / "mlartifacts")
+                    tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", artifact_root=str(folder / "mlartifacts")
                 ),
                 "clock": Clock(),
             },
             executor=dg.in_process_executor,
         ),
     )
+
+
+@pytest.fixture
+def house(tmp_path: Path, toy_frame: pl.DataFrame, migrated_store: Path) -> Iterator[House]:
+    shutil.copy(migrated_store, tmp_path / "mlflow.db")
     with dg.DagsterInstance.ephemeral() as instance:
-        yield House(tmp_path, instance, definitions, toy_frame)
+        yield House(tmp_path, instance, definitions_of(TOY, tmp_path), toy_frame)

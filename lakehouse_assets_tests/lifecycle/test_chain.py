@@ -4,12 +4,13 @@ import json
 from datetime import UTC, datetime
 
 import polars as pl
-import pytest
 
+from lakehouse_assets.lifecycle.fleet import FleetRegistry
 from lakehouse_assets.lifecycle.names import Names
-from lakehouse_assets.lifecycle.promotion import roll_back
-from lakehouse_assets.registry.tracking import NothingToRollBack
+from lakehouse_assets.operation.fleet import by_hand
 from lakehouse_assets_tests.lifecycle.conftest import TOY, House
+
+REGISTRY = [Names("toy").promotion, Names("toy").series, Names("toy").series_history]
 
 
 def _runs(house: House, status: str | None = None) -> list:
@@ -94,16 +95,11 @@ def test_a_better_challenger_is_promoted_an_equal_one_is_not_and_a_rollback_undo
     event = house.instance.get_latest_materialization_event(Names("toy").drift)
     assert event.asset_materialization.metadata["verdict"].value == "insufficient_data"
 
-    now = datetime(2023, 8, 1, tzinfo=UTC)
-    assert roll_back(TOY, house.registry, house.table("registry/toy"), house.instance, now) == (3, 1)
+    before, change = by_hand(house.lake, house.registry, TOY, house.instance, FleetRegistry.roll_back)
+    assert (before, change.champion, change.moved) == (3, 1, 4)
     assert house.registry.get("toy", "champion").version == 1
     last = house.table("registry/toy").scan().collect().sort("decided_at").row(-1, named=True)
     assert (last["decision"], last["champion_before"], last["champion_after"]) == ("rolled_back", 3, 1)
-
-
-def test_nothing_to_roll_back(house: House) -> None:
-    with pytest.raises(NothingToRollBack, match="no champion"):
-        roll_back(TOY, house.registry, house.table("registry/toy"), house.instance, datetime.now(UTC))
 
 
 def test_a_decision_against_a_champion_that_changed_meanwhile_is_refused(house: House) -> None:
@@ -113,7 +109,7 @@ def test_a_decision_against_a_champion_that_changed_meanwhile_is_refused(house: 
     at = house.know(175)
     assert house.run("toy_retrain", at, only=[Names("toy").training]).success
     house.registry.promote("toy", 2, expected_champion=1)
-    assert house.run("toy_retrain", at, only=[Names("toy").promotion]).success
+    assert house.run("toy_retrain", at, only=REGISTRY).success
     decision = house.table("registry/toy").scan().filter(version=3).collect().row(0, named=True)
     assert decision["decision"] == "kept"
     assert "compared with version 1, but version 2 is champion" in decision["reason"]

@@ -21,9 +21,8 @@ class World:
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
-        assets = [
-            dg.AssetSpec(key) for key in (NAMES.training, NAMES.promotion, NAMES.prediction, NAMES.errors, NAMES.drift)
-        ]
+        keys = (NAMES.training, NAMES.promotion, NAMES.series, NAMES.series_history)
+        assets = [dg.AssetSpec(key) for key in (*keys, NAMES.prediction, NAMES.errors, NAMES.drift)]
         executable = [dg.multi_asset(specs=[spec], name="_".join(spec.key.path))(lambda: None) for spec in assets]
         definitions = dg.Definitions.merge(dg.Definitions(assets=executable), retraining_definitions(TOY))
         self.repository = definitions.get_repository_def()

@@ -28,6 +28,8 @@ KEYS = {
     "monitoring/demand_forecast_errors": ["issued_at", "series_id", "ts"],
     "monitoring/demand_forecast_drift": ["model_version", "week", "series_id"],
     "registry/demand_forecast": ["version", "decision"],
+    "registry/demand_forecast_series": ["series_id"],
+    "registry/demand_forecast_series_history": ["series_id", "change"],
 }
 REFINED = ("silver/demand", "gold/demand_hourly", "gold/demand_daily", "features/demand")
 

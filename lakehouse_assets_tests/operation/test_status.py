@@ -25,7 +25,14 @@ def registry(tmp_path: Path) -> Registry:
 
 def test_what_is_not_there_is_none(tmp_path: Path, instance: dg.DagsterInstance, registry: Registry) -> None:
     drift = {"verdict": "insufficient_data", "window_end": None, "series_drifted": 0, "series_tested": 0}
-    nothing = {"champion": None, "challenger": None, "previous": None, "drift": drift, "retrains": []}
+    nothing = {
+        "champion": None,
+        "challenger": None,
+        "previous": None,
+        "series": {"by_version": {}, "pinned": 0},
+        "drift": drift,
+        "retrains": [],
+    }
     found = status(Lake(tmp_path / "lake"), registry, instance, ["a", "b"])
     assert found == {"tables": {}, "models": {"a": nothing, "b": nothing}}
 

@@ -19,7 +19,6 @@ from lakehouse_assets.ml.definition import GatePolicy
 from lakehouse_assets.registry.archive import ModelNotReadable, PyfuncModel
 from lakehouse_assets.registry.tracking import (
     ChampionChanged,
-    NothingToRollBack,
     Registry,
     UnknownVersion,
     signature_of,
@@ -136,26 +135,24 @@ def test_times_without_a_zone_reach_the_model_as_utc() -> None:
 
 def test_promotion_and_rollback(registry: Registry) -> None:
     first, second, third = (register(registry) for _ in range(3))
-    with pytest.raises(NothingToRollBack, match="no champion: train"):
-        registry.rollback("demand")
     registry.promote("demand", first, None)
     assert in_force(registry) == {"champion": first, "challenger": third}
-    with pytest.raises(NothingToRollBack, match="no champion before version 1"):
-        registry.rollback("demand")
     with pytest.raises(ChampionChanged, match=r"version 3 was compared with no champion, but .* is version 1"):
         registry.promote("demand", third, None)
     registry.promote("demand", third, first)
     assert in_force(registry) == {"champion": third, "previous": first}
     registry.promote("demand", third, third)
-    assert registry.rollback("demand") == (third, first)
+    registry.promote("demand", first, third)
     assert in_force(registry) == {"champion": first, "previous": third}
     with pytest.raises(UnknownVersion, match="no version 9; it has: 1, 2, 3"):
         registry.promote("demand", 9, first)
     registry.client.delete_model_version("demand", str(third))
-    with pytest.raises(NothingToRollBack):
-        registry.rollback("demand")
-    registry.promote("demand", second, first)
+    assert registry.change("demand") is None
+    registry.promote("demand", second, first, change=7)
     assert in_force(registry) == {"champion": second, "previous": first}
+    registry.promote("demand", second, second, change=8)
+    assert in_force(registry) == {"champion": second, "previous": first}
+    assert registry.change("demand") == 8
 
 
 def test_a_promotion_killed_at_any_write_is_whole_or_not_at_all(
@@ -257,16 +254,6 @@ def test_aliases_follow_a_simple_model(registry: Registry) -> None:
                 self.aliases.pop("previous", None)
                 if champion:
                     self.aliases["previous"] = champion
-
-        @rule()
-        def rollback(self) -> None:
-            champion, previous = self.aliases.get("champion"), self.aliases.get("previous")
-            if champion and previous:
-                assert registry.rollback(self.name) == (champion, previous)
-                self.aliases |= {"champion": previous, "previous": champion}
-            else:
-                with pytest.raises(NothingToRollBack):
-                    registry.rollback(self.name)
 
         @invariant()
         def says_what_is_in_force(self) -> None:

@@ -1,0 +1,102 @@
+"""A fleet of several versions is, series by series, the version in force."""
+
+import pickle
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lakehouse_assets.ml.estimators import Ridge, SeasonalNaive
+from lakehouse_assets.ml.fitted import FittedForecast, ShardedForecast
+from lakehouse_assets.ml.fleet import Fleet
+from lakehouse_assets.ml.forecast import Forecast
+from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
+
+KIND = Forecast(spread=2, recent=2, shard_series=2)
+CUTOFF = datetime(2023, 4, 24, tzinfo=UTC)
+WEEK = datetime(2023, 4, 24, tzinfo=UTC)
+KEYS = ["issued_at", "series_id", "ts"]
+
+
+@pytest.fixture(scope="module")
+def frame() -> pl.DataFrame:
+    return feature_frame(*load_curves(3, 130))
+
+
+@pytest.fixture(scope="module")
+def models(frame: pl.DataFrame) -> dict[int, FittedForecast | ShardedForecast]:
+    """Two versions, of one shard; a third of several shards, which knows two series alone."""
+    known = frame.filter(pl.col("issued_at") <= CUTOFF)
+    candidates = {"naive": SeasonalNaive(), "ridge": Ridge()}
+    one = Forecast(spread=2, recent=2).backtest(KIND.dataset(known).panel(), candidates, cutoff=CUTOFF).fitted
+    some = KIND.backtest(KIND.dataset(known), {"ridge": Ridge(half_life=20.0)}, cutoff=CUTOFF).fitted
+    assert isinstance(some["ridge"], ShardedForecast)
+    return {1: one["naive"], 2: one["ridge"], 3: some["ridge"]}
+
+
+def each_by_its_own(models: dict, frame: pl.DataFrame, assignment: dict[str, int], champion: int) -> pl.DataFrame:
+    parts = []
+    for (series,), rows in frame.partition_by("series_id", as_dict=True).items():
+        version = assignment.get(str(series), champion)
+        parts.append(models[version].predict(rows).with_columns(model_version=pl.lit(version, pl.Int64)))
+    return pl.concat(parts).sort(KEYS)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    assignment=st.dictionaries(st.sampled_from(["S0", "S1", "S2", "gone"]), st.integers(1, 3)),
+    champion=st.integers(1, 3),
+)
+def test_each_series_is_forecast_by_its_version(
+    models: dict, frame: pl.DataFrame, assignment: dict[str, int], champion: int
+) -> None:
+    latest = frame.filter(pl.col("issued_at") == pl.col("issued_at").max())
+    fleet = KIND.compose(models, assignment, champion)
+    expected = each_by_its_own(models, latest, assignment, champion)
+    predicted = fleet.predict(latest.sample(fraction=1, shuffle=True, seed=1)).sort(KEYS)
+    assert predicted.select(expected.columns).equals(expected)
+    panel = KIND.dataset(latest).panel()
+    forecast = panel.frame(yhat=fleet.forecast(panel)).sort(KEYS)
+    np.testing.assert_array_equal(forecast["yhat"], expected["yhat"])
+    # cut down to some series, as it travels to the worker that has them
+    some = pickle.loads(pickle.dumps(fleet.only(["S1"])))
+    one = latest.filter(series_id="S1")
+    assert some.predict(one).sort(KEYS).equals(expected.filter(series_id="S1"))
+    assert set(some.models) == {champion, assignment.get("S1", champion)}
+
+
+def test_what_the_fleet_says_of_itself_is_said_by_the_version_in_force(models: dict) -> None:
+    fleet = KIND.compose(models, {"S0": 1, "new": 3}, 2)
+    assert fleet.series_ids == ["S0", "S1", "S2", "new"]
+    assert fleet.series_by_version(fleet.series_ids) == {1: ["S0"], 2: ["S1", "S2"], 3: ["new"]}
+    assert fleet.expected_loss == {
+        "S0": models[1].expected_loss["S0"],
+        "S1": models[2].expected_loss["S1"],
+        "S2": models[2].expected_loss["S2"],
+    }
+    assert fleet.parameters() == models[2].parameters()
+    assert fleet.trained_at == CUTOFF
+
+
+def test_a_fleet_is_backtested_and_watched_as_any_champion(models: dict, frame: pl.DataFrame) -> None:
+    fleet = KIND.compose(models, {"S0": 1, "S1": 3}, 2)
+    losses = KIND.weekly_losses(fleet, KIND.dataset(frame), WEEK).sort("series_id")
+    assert losses["series_id"].to_list() == ["S0", "S1", "S2"]
+    for version, series in ((1, "S0"), (3, "S1"), (2, "S2")):
+        alone = KIND.weekly_losses(models[version], KIND.dataset(frame), WEEK).filter(series_id=series)
+        assert losses.filter(series_id=series).equals(alone), series
+    fresh = KIND.refit(fleet, KIND.dataset(frame), WEEK)
+    assert isinstance(fresh, Fleet)
+    assert KIND.weekly_losses(fleet, KIND.dataset(frame), WEEK, fresh=fresh).height == 3
+    later = frame["issued_at"].max()
+    result = KIND.backtest(KIND.dataset(frame), {"ridge": Ridge()}, cutoff=later, champion=fleet)
+    own = result.folds.filter("champion_own")
+    assert own.height >= 1
+    scored = result.losses.filter(pl.col("fold").is_in(own["fold"].to_list())).collect().sort(KEYS)
+    expected = each_by_its_own(models, frame, dict(fleet.assignment), 2)
+    both = scored.join(expected, on=KEYS)
+    assert both.height == scored.height
+    assert (both["champion"] - both["yhat"]).abs().max() < 1e-9
