@@ -21,6 +21,7 @@ KILLS = (
     Kill(call=f"{TABLE}.overwrite", table="features/demand"),
     Kill(line="models/demand_forecast: backtest of", delay=0.05),
     Kill(call=f"{REGISTRY}.register"),
+    Kill(call=f"{TABLE}.overwrite", table="registry/demand_forecast_series"),
     Kill(call=f"{REGISTRY}.promote"),
     Kill(call=f"{TABLE}.merge", table="predictions/demand_forecast"),
     Kill(call=f"{TABLE}.merge", table="monitoring/demand_forecast_errors"),
