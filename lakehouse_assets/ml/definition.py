@@ -50,8 +50,8 @@ class Candidate(Protocol):
 class GatePolicy:
     """When a challenger may replace the champion.
 
-    minimum_gain: the least relative gain of the primary loss (0.005 = half a percent).
-    significance: the one-sided level at which the gain must be larger than nothing.
+    minimum_gain: the relative gain of the primary loss that a challenger must exceed (0.005 = half a percent).
+    significance: the one-sided level at which it must; a challenger that is no better passes more rarely still.
     group_tolerance: no group of series may become worse by more than this share.
 
     Series by series:

@@ -4,7 +4,8 @@ Both are judged on identical hours of a backtest. Losses are read in chunks of s
 chunk: the fleet's statistics are sums by hour that add up over chunks, a series' own need its own hours alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ EVIDENCE_SCHEMA: dict[str, pl.DataType] = {
     "hours": pl.Int64(),
     "gain": pl.Float64(),
     "p_value": pl.Float64(),
+    "p_worse": pl.Float64(),
     "peak_change": pl.Float64(),
     "peak_p_worse": pl.Float64(),
     "coverage_change": pl.Float64(),
@@ -52,11 +54,12 @@ def decide(
     """Challenger against champion on identical hours, the fleet as one, and series by series.
 
     Losses are absolute errors in units of the series' mean error of both, averaged over the series of each hour;
-    their difference is tested with :func:`lakehouse_assets.ml.metrics.mean_test`. The challenger must gain at least
-    ``minimum_gain``, significantly; no group may lose more than ``group_tolerance``, significantly; and it must be
-    better than the seasonal naive. Without a champion the last condition stands alone. Where the champion's own
-    stored fit was out of sample for two weeks or more, only those folds count. ``series`` of the decision is
-    :func:`decide_series` on the same hours; the evidence holds its counts.
+    their difference is tested with :func:`lakehouse_assets.ml.metrics.mean_test`. The challenger must gain more than
+    ``minimum_gain``, significantly, so that one that is no better passes more rarely than the level ``significance``
+    says; no group may lose more than ``group_tolerance``, significantly; and it must be better than the seasonal
+    naive. Without a champion the last condition stands alone. Where the champion's own stored fit was out of sample for
+    two weeks or more, only those folds count. ``series`` of the decision is :func:`decide_series` on the same hours;
+    the evidence holds its counts.
     """
     losses = result.losses.lazy()
     evidence: dict[str, Any] = {"challenger": challenger, "folds_scored": result.folds.height}
@@ -71,7 +74,7 @@ def decide(
     enough = against_naive.filter(own)["ts"].n_unique() >= LEAST_HOURS
     used = losses.filter(own) if enough else losses
     hourly = _hourly(used, challenger, CHAMPION, groups)
-    gain, test = _compare(hourly)
+    gain, test = _compare(hourly, policy.minimum_gain)
     evidence |= {"gain": gain, **_numbers(test), "minimum_gain": policy.minimum_gain}
     evidence |= {"significance": policy.significance, "champion_own_fit": enough}
     evidence["folds_used"] = sorted(hourly["fold"].unique().to_list())
@@ -97,7 +100,9 @@ def decide(
     elif gain < policy.minimum_gain:
         reason = f"kept: gain of {gain:+.2%} is below the minimum of {policy.minimum_gain:.2%}"
     elif test.p_value >= policy.significance:
-        reason = f"kept: gain of {gain:+.2%} is not significant (p = {test.p_value:.3f})"
+        reason = (
+            f"kept: gain of {gain:+.2%} is not significantly above {policy.minimum_gain:.2%} (p = {test.p_value:.3f})"
+        )
     elif harmed:
         reason = (
             f"kept: gain of {gain:+.2%}, but worse by more than {policy.group_tolerance:.0%} in {', '.join(harmed)}"
@@ -108,19 +113,43 @@ def decide(
     return GateDecision(promote, reason, evidence, series)
 
 
-def _chunks(losses: Losses, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """The named columns of all hours of ``CHUNK`` series at a time, in order of the series' names."""
+@dataclass(frozen=True)
+class _Hours:
+    """The hours of some series: names (S,), times (fold, ts) in order (T), values by name (S, T), NaN where none is."""
+
+    names: list[str]
+    times: pl.DataFrame
+    values: Mapping[str, Array]
+
+
+def _chunks(losses: Losses, values: Mapping[str, pl.Expr]) -> Iterator[_Hours]:
+    """The hours of ``CHUNK`` series at a time, in order of their names; without any series, one chunk of none.
+
+    An hour that is forecast at several horizons counts once, with the mean of its values.
+    """
     losses = losses.lazy()
     names = losses.select(pl.col("series_id").unique().sort()).collect()
-    for part in names.iter_slices(CHUNK) if len(names) else [names]:  # without series one chunk without rows
+    for part in names.iter_slices(CHUNK) if len(names) else [names]:
         # A range, not a list: Parquet parts sorted by series are skipped by their statistics.
         first, last = pl.lit(part["series_id"].min()), pl.lit(part["series_id"].max())
-        rows = losses.filter(pl.col("series_id").is_between(first, last))
-        yield rows.select("series_id", "fold", "ts", "y", *columns).collect()
+        rows = losses.filter(pl.col("series_id").is_between(first, last)).select("series_id", "fold", "ts", **values)
+        chunk = rows.collect()
+        times = chunk.select("fold", "ts").unique().sort("fold", "ts").with_row_index("time")
+        time = chunk.select("fold", "ts").join(times, on=["fold", "ts"], how="left", maintain_order="left")["time"]
+        series = chunk["series_id"].cast(pl.Enum(part["series_id"])).to_physical()
+        shape = len(part), len(times)
+        place = series.to_numpy().astype(np.int64) * shape[1] + time.to_numpy()
+        count = np.bincount(place, minlength=shape[0] * shape[1])
+        with np.errstate(invalid="ignore"):
+            matrices = {
+                name: (np.bincount(place, chunk[name].cast(pl.Float64), len(count)) / count).reshape(shape)
+                for name in values
+            }
+        yield _Hours(part["series_id"].to_list(), times.drop("time"), matrices)
 
 
-def _error(name: str) -> pl.Expr:
-    return (pl.col(name) - pl.col("y")).abs()
+def _errors(ours: str, theirs: str) -> dict[str, pl.Expr]:
+    return {"ours": (pl.col(ours) - pl.col("y")).abs(), "theirs": (pl.col(theirs) - pl.col("y")).abs()}
 
 
 def _hourly(losses: Losses, ours: str, theirs: str, groups: Mapping[str, str | None] | None = None) -> pl.DataFrame:
@@ -128,31 +157,30 @@ def _hourly(losses: Losses, ours: str, theirs: str, groups: Mapping[str, str | N
 
     A series counts in units of the mean of both its errors: all alike, and none can rule the fleet by being hopeless.
     """
+    sums = []
+    for hours in _chunks(losses, _errors(ours, theirs)):
+        both = hours.values["ours"] + hours.values["theirs"]
+        count = np.isfinite(both).sum(axis=1)
+        scale = np.where(np.isfinite(both), both, 0.0).sum(axis=1) / np.maximum(2 * count, 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = {name: values / scale[:, None] for name, values in hours.values.items()}  # not finite: left out
+        member = [(groups or {}).get(name) for name in hours.names]
+        for group in dict.fromkeys(member) or {None: None}:
+            rows = [i for i, other in enumerate(member) if other == group]
+            known = np.isfinite(scaled["ours"][rows])
+            columns = {name: np.where(known, values[rows], 0.0).sum(axis=0) for name, values in scaled.items()}
+            group_name = pl.lit(group, pl.String).alias("group")
+            sums.append(hours.times.with_columns(group_name, **columns, series=known.sum(axis=0)))
     keys = ("group", "fold", "ts")
-    member = pl.DataFrame(
-        {"series_id": list(groups or {}), "group": list((groups or {}).values())},
-        schema={"series_id": pl.String, "group": pl.String},
-    )
-    sums = [
-        chunk.select("series_id", "fold", "ts", ours=_error(ours), theirs=_error(theirs))
-        .with_columns(scale=((pl.col("ours") + pl.col("theirs")) / 2).mean().over("series_id"))
-        .filter(pl.col("scale") > 0)
-        .join(member, on="series_id", how="left")
-        .group_by(keys)
-        .agg(pl.col("ours", "theirs") / pl.col("scale"), series=pl.len())
-        .with_columns(pl.col("ours", "theirs").list.sum())
-        for chunk in _chunks(losses, [ours, theirs])
-    ]
-    return pl.concat(sums).group_by(keys).sum().sort(keys)
+    return pl.concat(sums).filter(pl.col("series") > 0).group_by(keys).sum().sort(keys)
 
 
-def _compare(hourly: pl.DataFrame) -> tuple[float, MeanTest]:
-    """Relative gain of one forecast over another, and the test of their difference, from :func:`_hourly`'s sums."""
+def _compare(hourly: pl.DataFrame, least: float = 0.0) -> tuple[float, MeanTest]:
+    """Relative gain of one forecast over another, from :func:`_hourly`'s sums, and the test that it exceeds one."""
     hours = hourly.group_by("fold", "ts").agg(pl.col("ours", "theirs", "series").sum()).sort("fold", "ts")
-    theirs = (hours["theirs"] / hours["series"]).to_numpy()
-    test = mean_test(theirs - (hours["ours"] / hours["series"]).to_numpy())
-    loss = float(theirs.mean()) if len(theirs) else 0.0
-    return (test.mean / loss if loss > 0 else 0.0), test
+    ours, theirs = ((hours[name] / hours["series"]).to_numpy() for name in ("ours", "theirs"))
+    gain = float(1 - ours.mean() / theirs.mean()) if theirs.sum() > 0 else 0.0
+    return gain, mean_test((1 - least) * theirs - ours)
 
 
 def _numbers(test: MeanTest) -> dict[str, float]:
@@ -180,7 +208,8 @@ def series_evidence(losses: Losses, challenger: str, policy: GatePolicy, *, cham
 
     Returns series_id, hours, and (null with less than two weeks of hours):
 
-    - gain: relative gain in mean absolute error. p_value: one-sided, that it is more than nothing.
+    - gain: relative gain in mean absolute error. p_value: one-sided, that it is more than ``policy.minimum_gain``.
+      p_worse: one-sided, that the loss grows by more than that.
     - peak_change: relative change of the loss in the series' peak hours (the share ``policy.peak_share`` of its hours
       with the highest load). peak_p_worse: one-sided, that it is more than ``policy.peak_tolerance``; near one, the
       challenger is shown not to be worse by so much.
@@ -188,30 +217,30 @@ def series_evidence(losses: Losses, challenger: str, policy: GatePolicy, *, cham
       coverage_p_worse: one-sided, that fewer hours lie inside. Null without intervals.
     """
     names = losses.lazy().collect_schema().names()
-    bounds = [f"{name}_{bound}" for name in (challenger, champion) for bound in INTERVAL]
-    bounds = bounds if all(name in names for name in bounds) else []
-    return pl.concat(
-        _chunk_evidence(chunk, challenger, champion, policy, bool(bounds))
-        for chunk in _chunks(losses, [challenger, champion, *bounds])
-    )
+    values = {"y": pl.col("y"), **_errors(challenger, champion)}
+    bounds = {
+        cover: [f"{forecast}_{bound}" for bound in INTERVAL]
+        for cover, forecast in (("our_cover", challenger), ("their_cover", champion))
+    }
+    if all(name in names for pair in bounds.values() for name in pair):
+        values |= {cover: pl.col("y").is_between(pl.col(low), pl.col(high)) for cover, (low, high) in bounds.items()}
+    return pl.concat(_chunk_evidence(hours, policy) for hours in _chunks(losses, values))
 
 
 def judge_series(evidence: pl.DataFrame, policy: GatePolicy) -> pl.DataFrame:
     """Judge the series of :func:`series_evidence` together: who is promoted, who is harmed, and why.
 
-    promote: gains at least ``minimum_gain``, at the false discovery rate; is shown not to be worse by
+    promote: gains more than ``minimum_gain``, at the false discovery rate; is shown not to be worse by
     ``peak_tolerance`` in peak hours, at the level ``significance``; and covers as well, within ``coverage_tolerance``.
-    harmed, each at the false discovery rate: loses ``minimum_gain``, or is worse by more than ``peak_tolerance`` in
-    peak hours, or covers less, by more than ``coverage_tolerance``.
+    harmed, each at the false discovery rate: loses more than ``minimum_gain``, or is worse by more than
+    ``peak_tolerance`` in peak hours, or covers less, by more than ``coverage_tolerance``.
 
     Returns series_id, hours, gain, p_value, q_value, peak_change, peak_p_worse, coverage_change, promote, harmed,
     reason (one sentence).
     """
-    p_value = evidence["p_value"].to_numpy()
-    tests = {"q_value": p_value, "q_worse": 1 - p_value}
-    tests |= {f"{name}_q_worse": evidence[f"{name}_p_worse"].to_numpy() for name in ("peak", "coverage")}
     judged = evidence.with_columns(
-        pl.Series(name, benjamini_hochberg(p), nan_to_null=True) for name, p in tests.items()
+        pl.Series(name.replace("p_", "q_"), benjamini_hochberg(evidence[name].to_numpy()), nan_to_null=True)
+        for name in ("p_value", "p_worse", "peak_p_worse", "coverage_p_worse")
     )
     verdicts = [_judge(row, policy) for row in judged.iter_rows(named=True)]
     return judged.select(
@@ -231,7 +260,7 @@ def _judge(row: Mapping[str, Any], policy: GatePolicy) -> tuple[str, str]:
     less_covered = f"the interval covers {coverage:+.1%} of the hours"
     rate = policy.false_discovery_rate
     covers_less = coverage < -policy.coverage_tolerance
-    if gain <= -policy.minimum_gain and row["q_worse"] <= rate:
+    if row["q_worse"] <= rate:
         return "harmed", f"gain of {gain:+.2%} (q = {row['q_worse']:.4f})"
     if row["peak_q_worse"] <= rate:
         return "harmed", f"gain of {gain:+.2%}, but {peaks}"
@@ -240,7 +269,10 @@ def _judge(row: Mapping[str, Any], policy: GatePolicy) -> tuple[str, str]:
     if gain < policy.minimum_gain:
         return "kept", f"gain of {gain:+.2%} is below the minimum of {policy.minimum_gain:.2%}"
     if row["q_value"] > rate:
-        return "kept", f"gain of {gain:+.2%} may be chance (q = {row['q_value']:.3f})"
+        return (
+            "kept",
+            f"gain of {gain:+.2%} is not significantly above {policy.minimum_gain:.2%} (q = {row['q_value']:.3f})",
+        )
     if row["peak_p_worse"] <= 1 - policy.significance:
         return "kept", f"gain of {gain:+.2%}, but {peaks}, and {policy.peak_tolerance:.0%} more is not ruled out"
     if covers_less:
@@ -248,65 +280,37 @@ def _judge(row: Mapping[str, Any], policy: GatePolicy) -> tuple[str, str]:
     return "promoted", f"gain of {gain:+.2%} (q = {row['q_value']:.4f})"
 
 
-def _chunk_evidence(
-    chunk: pl.DataFrame, challenger: str, champion: str, policy: GatePolicy, intervals: bool
-) -> pl.DataFrame:
+def _chunk_evidence(hours: _Hours, policy: GatePolicy) -> pl.DataFrame:
     """:func:`series_evidence` of the series of a chunk."""
-    covered = {
-        name: (pl.col(f"{forecast}_{INTERVAL[0]}") <= pl.col("y"))
-        & (pl.col("y") <= pl.col(f"{forecast}_{INTERVAL[1]}"))
-        for name, forecast in (("our_cover", challenger), ("their_cover", champion))
-        if intervals
-    }
-    hours = (
-        chunk.select("series_id", "fold", "ts", "y", ours=_error(challenger), theirs=_error(champion), **covered)
-        .group_by("series_id", "fold", "ts")  # an hour that is forecast at several horizons counts once
-        .agg(pl.all().cast(pl.Float64).mean())
-        .sort("series_id", "fold", "ts")
-        .with_columns(
-            place=pl.int_range(pl.len()).over("series_id"),
-            series=pl.col("series_id").rle_id(),
-            peak=pl.col("y") >= pl.col("y").quantile(1 - policy.peak_share, "higher").over("series_id"),
-        )
-    )
-    names = hours["series_id"].unique(maintain_order=True)
-    at = hours["series"].to_numpy(), hours["place"].to_numpy()
-
-    def rows(column: str) -> Array:
-        """(series, hours of the longest), NaN beyond a series' own."""
-        out = np.full((len(names), int(at[1].max(initial=-1)) + 1), np.nan)
-        out[at] = hours[column].to_numpy()
-        return out
-
-    ours, theirs = rows("ours"), rows("theirs")
-    peak = rows("peak") == 1
-    test = mean_tests(theirs - ours)
-    peak_margin = np.where(peak, (1 + policy.peak_tolerance) * theirs - ours, np.nan)
-    peaks = mean_tests(peak_margin, PEAK_HOURS_PER_WAVE)
-    peak_loss = [np.where(peak, loss, 0.0).sum(axis=1) for loss in (ours, theirs)]
+    y, ours, theirs = (hours.values[name] for name in ("y", "ours", "theirs"))
+    known = np.isfinite(ours)
+    count = known.sum(axis=1)
+    # The lowest load of the peak hours: so many from the end, where NaN lies.
+    order = np.sort(y, axis=1)
+    lowest = np.maximum(count - 1 - np.floor(policy.peak_share * (count - 1)).astype(int), 0)
+    peak = known & (y >= np.take_along_axis(order, lowest[:, None], axis=1)) if y.size else known
+    least, margin = policy.minimum_gain, policy.peak_tolerance
+    peaks = mean_tests(np.where(peak, (1 + margin) * theirs - ours, np.nan), PEAK_HOURS_PER_WAVE)
     columns: dict[str, Array] = {
-        "gain": -_change(np.nansum(ours, axis=1), np.nansum(theirs, axis=1)),
-        "p_value": test.p_value,
-        "peak_change": _change(*peak_loss),
+        "gain": -_change(ours, theirs, known),
+        "p_value": mean_tests((1 - least) * theirs - ours).p_value,
+        "p_worse": mean_tests(ours - (1 + least) * theirs).p_value,
+        "peak_change": _change(ours, theirs, peak),
         "peak_p_worse": 1 - peaks.p_value,
     }
-    if intervals:
-        our_cover, their_cover = rows("our_cover"), rows("their_cover")
-        shares = [np.minimum(np.nanmean(cover, axis=1), NOMINAL_COVERAGE) for cover in (our_cover, their_cover)]
-        columns["coverage_change"] = shares[0] - shares[1]
-        columns["coverage_p_worse"] = mean_tests(their_cover - our_cover).p_value
-    enough = test.n >= LEAST_HOURS
-    return pl.DataFrame(
-        {
-            "series_id": names,
-            "hours": test.n,
-            **{name: np.where(enough, columns.get(name, np.nan), np.nan) for name in list(EVIDENCE_SCHEMA)[2:]},
-        },
-        schema_overrides=EVIDENCE_SCHEMA,
-    ).with_columns(pl.col(pl.Float64).fill_nan(None))
+    if "our_cover" in hours.values:
+        covers = [hours.values[name] for name in ("our_cover", "their_cover")]
+        shares = [np.where(known, c, 0.0).sum(axis=1) / np.maximum(count, 1) for c in covers]
+        columns["coverage_change"] = np.subtract(*(np.minimum(share, NOMINAL_COVERAGE) for share in shares))
+        columns["coverage_p_worse"] = mean_tests(covers[1] - covers[0]).p_value
+    enough = count >= LEAST_HOURS
+    measured = {name: np.where(enough, columns.get(name, np.nan), np.nan) for name in list(EVIDENCE_SCHEMA)[2:]}
+    frame = pl.DataFrame({"series_id": hours.names, "hours": count, **measured}, schema=EVIDENCE_SCHEMA)
+    return frame.with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def _change(ours: Array, theirs: Array) -> Array:
-    """Relative change from theirs to ours; nothing from nothing is no change."""
+def _change(ours: Array, theirs: Array, where: npt.NDArray[np.bool_]) -> Array:
+    """Relative change of the sums of rows from theirs to ours; nothing from nothing is no change."""
+    after, before = (np.where(where, loss, 0.0).sum(axis=1) for loss in (ours, theirs))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(ours == theirs, 0.0, ours / theirs - 1)
+        return np.where(after == before, 0.0, after / before - 1)

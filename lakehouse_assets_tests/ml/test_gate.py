@@ -51,7 +51,7 @@ def _losses(
 
 def _result(losses: pl.DataFrame | pl.LazyFrame, weeks: int = 12) -> BacktestResult:
     folds = pl.DataFrame({"fold": range(weeks), "champion_own": [True] * weeks})
-    return BacktestResult("new", "relative_mae", pl.DataFrame(), folds, losses, {})  # type: ignore[arg-type]
+    return BacktestResult("new", "relative_mae", pl.DataFrame(), folds, losses.lazy(), {})
 
 
 # --- the fleet --------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_the_first_model_needs_only_to_beat_the_seasonal_naive() -> None:
 def test_an_accidental_gain_is_not_enough() -> None:
     noise = _scored({"a": 0.0, "b": 0.0})
     weekly = pl.Series(np.tile(np.repeat([-0.5, 0.2, -0.3, 0.3], 168), 2))
-    swaying = _result(noise.losses.with_columns(new=pl.col("new") * (1 + weekly)), 4)
+    swaying = _result(noise.losses.collect().with_columns(new=pl.col("new") * (1 + weekly)), 4)
     decision = decide(swaying, "new", POLICY, {}, True)
     assert decision.evidence["gain"] > 0.05
     assert decision.evidence["p_value"] > 0.1
@@ -110,15 +110,15 @@ def test_an_accidental_gain_is_not_enough() -> None:
 def test_only_the_champions_own_folds_count_where_there_are_two_weeks_of_them() -> None:
     result = _scored({"a": 0.1})
     late = pl.col("fold") >= 2
-    turned = result.losses.with_columns(new=pl.when(late).then(pl.col(CHAMPION) * 1.2).otherwise("new"))
+    turned = result.losses.collect().with_columns(new=pl.when(late).then(pl.col(CHAMPION) * 1.2).otherwise("new"))
     folds = result.folds.with_columns(champion_own=late)
-    decision = decide(BacktestResult("new", "", pl.DataFrame(), folds, turned, {}), "new", POLICY, {}, True)
+    decision = decide(BacktestResult("new", "", pl.DataFrame(), folds, turned.lazy(), {}), "new", POLICY, {}, True)
     assert decision.evidence["folds_used"] == [2, 3]
     assert decision.evidence["gain"] == pytest.approx(-0.2)
     assert decision.series is not None
     assert decision.series["hours"].to_list() == [336]
     folds = folds.with_columns(champion_own=pl.col("fold") >= 3)
-    decision = decide(BacktestResult("new", "", pl.DataFrame(), folds, turned, {}), "new", POLICY, {}, True)
+    decision = decide(BacktestResult("new", "", pl.DataFrame(), folds, turned.lazy(), {}), "new", POLICY, {}, True)
     assert decision.evidence["folds_used"] == [0, 1, 2, 3]
 
 
