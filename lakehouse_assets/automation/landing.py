@@ -30,22 +30,14 @@ refine = dg.define_asset_job(
 )
 
 
-def _issue_cron(minutes_before: int) -> tuple[str, str]:
-    """Cron schedule and time zone, some minutes before the declared daily issue time."""
-    declaration = active_declaration()
-    hour, minute = (int(part) for part in declaration.issue_time.split(":")[:2])
-    total = (hour * 60 + minute - minutes_before) % 1440
-    return f"{total % 60} {total // 60} * * *", declaration.issue_time_zone or declaration.time_zone
-
-
-_cron, _zone = _issue_cron(minutes_before=0)
+_cron, _zone = active_declaration().issue_cron()
 
 ingest_daily = dg.ScheduleDefinition(
     name="ingest_daily",
     job=ingest,
     cron_schedule=_cron,
     execution_timezone=_zone,
-    description="Lands new rows once a day, at the issue time. Runs in: local, production.",
+    description="Lands new rows at the issue times. Runs in: local, production.",
     default_status=get_settings().schedule_status("local", "production"),
 )
 

@@ -37,17 +37,12 @@ KEY = table_key(__name__)
 
 def _schedules(declaration: Declaration) -> Schedules:
     """A forecast half an hour after each issue time, when its rows have been landed and refined; the rest after it."""
-    hour, minute = (int(part) for part in declaration.issue_time.split(":"))
-
-    def cron(minutes_after: int, days: str) -> str:
-        at = (hour * 60 + minute + minutes_after) % 1440
-        return f"{at % 60} {at // 60} {days}"
-
+    predict, zone = declaration.issue_cron(30)
     return Schedules(
-        predict=cron(30, "* * *"),
-        monitor=cron(60, "* * 1"),
-        retrain=cron(120, "1 * *"),
-        time_zone=declaration.issue_time_zone or declaration.time_zone,
+        predict=predict,
+        monitor=declaration.issue_cron(60, "* * 1", daily=True)[0],
+        retrain=declaration.issue_cron(120, "1 * *", daily=True)[0],
+        time_zone=zone,
     )
 
 
@@ -55,7 +50,6 @@ def _schedules(declaration: Declaration) -> Schedules:
 SCHEDULES = _schedules(active_declaration())
 
 HOUR = timedelta(hours=1)
-WARM_UP = timedelta(days=28)  # history that a series needs before its first issue time
 LAGS = tuple(range(24, 337, 24))
 LAST = (1, 2, 3, 6)
 ERROR_LAGS, FORECAST_LAGS, ERROR_LAST = (24, 48, 168), (24, 168), (1, 2, 3)
@@ -240,7 +234,8 @@ class _Panels:
 
     def eligible(self, times: list[datetime]) -> np.ndarray:
         """Which series (second axis) have their warm-up behind them at which issue time (first axis)."""
-        first = (self.first_hours["first_hour"].dt.epoch("us") + WARM_UP // timedelta(microseconds=1)).to_numpy()
+        warm_up = self.declaration.warm_up_td // timedelta(microseconds=1)
+        first = (self.first_hours["first_hour"].dt.epoch("us") + warm_up).to_numpy()
         return np.array([_micros(at) for at in times])[:, None] >= first
 
 

@@ -220,10 +220,18 @@ class Ridge(_Parameters):
     Targets and features are relative to the level of the series at issue time. ``on_published`` learns the error of
     the published forecast instead of the value. A row counts half after ``half_life`` days, and less by ``season``
     the further its season is from that of the forecast: a fit that must serve for a year holds coefficients for
-    several seasons and goes from one to the next. clip: bounds of the relative target.
+    several seasons and goes from one to the next; 0 where there is less than a year to learn from. clip: bounds of the relative target.
+
+    log: values relative to the level are taken as logarithms, for series that span orders of magnitude; of these a
+    regression forecasts the median. scaled: ``strength`` counts in rows of the target's own variance, so that series
+    with small swings around their level and those with large ones are drawn alike; for short histories. hours: the
+    hour of day is a feature, as it must be where forecasts are issued more often than daily.
     """
 
     on_published: bool = False
+    log: bool = False
+    scaled: bool = False
+    hours: bool = False
     half_life: float = 1000.0
     strength: float = 0.05
     season: float = 0.9
@@ -242,17 +250,20 @@ class Ridge(_Parameters):
         size = level(panel)[:, :, None]
         parts: list[tuple[str, np.ndarray]] = []
 
-        def relative(name: str, offset: float = 1.0) -> Array:
-            return _finite(panel.full(name) / size - offset)
+        def relative(name: str) -> Array:
+            return _finite(self._relative(panel.full(name) / size))
 
-        lags = [(f"lag_{k}h", _finite(a / size - 1.0)) for k, a in day_lags(panel)]
+        def share(name: str) -> Array:
+            return _finite(panel.full(name) / size)
+
+        lags = [(f"lag_{k}h", _finite(self._relative(a / size))) for k, a in day_lags(panel)]
         parts += lags
         parts += [(name, relative(name)) for _, name in hours_back(panel, r"last_(\d+)h")]
         if self.on_published:
-            curve = _finite(published(panel) / size - 1.0)
+            curve = _finite(self._relative(published(panel) / size))
             parts += [(name, relative(name)) for _, name in hours_back(panel, r"forecast_lag_(\d+)h")]
             errors = [name for _, name in hours_back(panel, r"error_\w+_(\d+)h")]
-            parts += [(name, np.clip(relative(name, 0.0), -0.5, 0.5)) for name in errors]
+            parts += [(name, np.clip(share(name), -0.5, 0.5)) for name in errors]
             # The published curve of the whole day: what a regression needs to see its shape, peak and total.
             parts += [(f"{PUBLISHED}@{j}", curve[:, :, j : j + 1]) for j in range(min(h, 24))]
             parts += [
@@ -263,12 +274,17 @@ class Ridge(_Parameters):
             parts += [(f"yesterday@{j}", yesterday[:, :, j : j + 1]) for j in range(min(h, 24))]
             parts += [(n, relative(n)) for n in ("mean_24h", "mean_672h", "min_24h", "max_24h") if n in panel.columns]
             if "std_168h" in panel.columns:
-                parts.append(("std_168h", relative("std_168h", 0.0)))
+                parts.append(("std_168h", share("std_168h")))
         if "day_of_week" in panel.columns:
             weekday = panel.full("day_of_week")
             parts += [(f"day_of_week={k}", (weekday == k).astype(float)) for k in range(1, 8)]
-        parts += [(n, _finite(panel.full(n))) for n in _CALENDAR if n in panel.columns]
-        if "season_sin" in panel.columns and "season_cos" in panel.columns:
+        if self.hours and "hour" in panel.columns:
+            hour = panel.full("hour")
+            parts += [(f"hour={k}", (hour == k).astype(float)) for k in range(24)]
+        # Within a part of a year a season is nothing but a trend, and a trend is no forecast.
+        calendar = [n for n in _CALENDAR if n in panel.columns and (self.season or not n.startswith("season"))]
+        parts += [(n, _finite(panel.full(n))) for n in calendar]
+        if self.season and "season_sin" in panel.columns and "season_cos" in panel.columns:
             sin, cos = _finite(panel.full("season_sin")), _finite(panel.full("season_cos"))
             parts += [("season_sin2", 2 * sin * cos), ("season_cos2", cos * cos - sin * sin)]
         for name in covariates(panel):
@@ -296,7 +312,8 @@ class Ridge(_Parameters):
             part = panel.take(slice(start, start + chunk))
             names, rows = self.design(part, scales)
             base, size = self._base(part)
-            y = np.clip((part.target - base) / size[:, :, None], *self.clip).transpose(0, 2, 1)
+            y = self._relative(part.target / size[:, :, None]) - self._relative(base / size[:, :, None])
+            y = np.clip(y, *self.clip).transpose(0, 2, 1)
             block = np.searchsorted(ends, part.known_at).transpose(0, 2, 1)
             rows[:, :, -1] = np.nan_to_num(y)
             b = rows.shape[0] * h
@@ -321,7 +338,23 @@ class Ridge(_Parameters):
 
     def solve(self, grams: Array) -> Array:
         """The coefficients (B, p + 1) of regressions from their Gram matrices (B, p + 2, p + 2)."""
-        return solve_ridge(grams, self.strength)
+        return solve_ridge(grams, self._penalty(grams))
+
+    def _penalty(self, grams: Array) -> float | Array:
+        """The strength, or what it comes to in units of each regression's variance of y: (B, 1)."""
+        if not self.scaled:
+            return self.strength
+        n = np.maximum(grams[:, 0, 0], 1e-300)
+        variance = grams[:, -1, -1] / n - (grams[:, 0, -1] / n) ** 2
+        return self.strength * np.maximum(variance, 1e-9)[:, None]
+
+    def _relative(self, ratio: np.ndarray) -> np.ndarray:
+        """A ratio to the level as the difference that the regression works with."""
+        return np.log(np.maximum(ratio, _LEAST)) if self.log else ratio - 1.0
+
+    def _ratio(self, relative: Array) -> Array:
+        """The ratio to the level of such a difference."""
+        return np.exp(np.minimum(relative, _MOST)) if self.log else relative + 1.0
 
     def _base(self, panel: Panel) -> tuple[Array, Array]:
         """What is corrected, (S, D, H), and the level, (S, D)."""
@@ -330,6 +363,9 @@ class Ridge(_Parameters):
             return published(panel), size
         return np.broadcast_to(size[:, :, None], panel.shape), size
 
+
+_LEAST, _MOST = 0.001, 7.0
+"""Bounds of a ratio to the level, and of its logarithm, where logarithms are taken."""
 
 SEASONS = 6
 """Seasons of the year for which a standing fit holds coefficients; between them it goes over in a straight line."""
@@ -378,7 +414,11 @@ class RidgeFit:
                     product += x[:, :, j, days] * b[:, :, j, None]
                 relative[:, :, days] += share[days] * product
         base, size = self.recipe._base(panel)
-        return base + size[:, :, None] * relative.transpose(0, 2, 1)
+        relative = relative.transpose(0, 2, 1)
+        if not self.recipe.log:
+            return base + size[:, :, None] * relative
+        size = size[:, :, None]
+        return size * self.recipe._ratio(self.recipe._relative(base / size) + relative)
 
     def _shares(self, panel: Panel) -> Array:
         """(P, D) how much each season's coefficients count on an issue day: the two nearest, in a straight line."""
@@ -421,6 +461,9 @@ class Boosting(Pooled):
 
     Costs are bounded: at most ``rows`` rows drawn from the latest ``window_days``; a cutoff within ``refit_days`` of
     the latest fit uses that one (never newer than the cutoff), except that the last cutoff always has its own.
+
+    by_spread: values count in standard deviations of the series' last week from its mean, instead of in levels, so
+    that series with small swings teach and learn as much as those with large ones.
     """
 
     iterations: int = 100
@@ -429,15 +472,27 @@ class Boosting(Pooled):
     rows: int = 60_000
     window_days: int = 730
     refit_days: int = 45
+    by_spread: bool = False
+
+    def unit(self, panel: Panel) -> tuple[Array, Array]:
+        """(S, D) what values are measured from and in."""
+        size = level(panel)
+        if not self.by_spread or not {"mean_168h", "std_168h"} <= panel.columns.keys():
+            return np.zeros(size.shape), size
+        std = panel.once("std_168h").astype(float)
+        return panel.once("mean_168h").astype(float), np.fmax(std, 1e-3 * size)
 
     def design(self, panel: Panel) -> tuple[list[str], npt.NDArray[np.float32]]:
-        """The features' names and the matrix (S, D, H, p), relative to the level, NaN where unknown."""
-        size = level(panel)[:, :, None]
+        """The features' names and the matrix (S, D, H, p), in units, NaN where unknown."""
+        place, size = (a[:, :, None] for a in self.unit(panel))
         parts: list[tuple[str, np.ndarray]] = []
         for name in panel.columns:
             values = panel.full(name)
             scaled = _KNOWN.fullmatch(name) and name not in (*_CALENDAR, "hour", "day_of_week")
-            parts.append((name, values / size if scaled else values))
+            from_zero = name.startswith(("std_", "error_"))
+            parts.append((name, (values if from_zero else values - place) / size if scaled else values))
+        if self.by_spread:
+            parts.append(("spread", size / level(panel)[:, :, None]))
         parts.append(("step", np.arange(panel.shape[2])))
         x = np.empty((*panel.shape, len(parts)), np.float32)
         for j, (_, part) in enumerate(parts):
@@ -462,13 +517,13 @@ class Boosting(Pooled):
 
     def _draw(self, panel: Panel, cutoff: int, seed: int, share: float) -> tuple[npt.NDArray[np.float32], Array]:
         past = panel.between(cutoff - self.window_days * DAY_US, cutoff)
-        base, size = _boosting_base(past, panel.has(PUBLISHED))
+        base, size = self.base(past, panel.has(PUBLISHED))
         y = (past.target - base) / size[:, :, None]
         usable = np.flatnonzero((np.isfinite(y) & (past.known_at <= cutoff)).ravel())
         most = max(1, round(self.rows * share))
         if len(usable) > most:
             usable = np.sort(np.random.default_rng(seed).choice(usable, most, replace=False))
-        return self._rows(past, usable)[1], np.clip(y.ravel()[usable], -0.7, 1.5)
+        return self._rows(past, usable)[1], np.clip(y.ravel()[usable], *((-8.0, 8.0) if self.by_spread else (-0.7, 1.5)))
 
     def fit_samples(self, samples: Sequence[Sample], cutoffs: Sequence[int], seed: int) -> "list[BoostingFit]":
         """One model for all series at each cutoff that asks for its own, two at a time."""
@@ -506,6 +561,15 @@ class Boosting(Pooled):
             model.fit(x, y)
         return model
 
+    def base(self, panel: Panel, on_published: bool) -> tuple[Array, Array]:
+        """What is corrected, (S, D, H), and the unit of the correction, (S, D)."""
+        base, size = _boosting_base(panel, on_published)
+        if not self.by_spread:
+            return base, size
+        place, unit = self.unit(panel)
+        own = on_published and PUBLISHED in panel.columns
+        return (base if own else np.broadcast_to(place[:, :, None], panel.shape)), unit
+
     def _rows(self, panel: Panel, rows: np.ndarray) -> tuple[list[str], npt.NDArray[np.float32]]:
         """The design of some rows of the flattened panel, series by series for the sake of memory."""
         each = panel.shape[1] * panel.shape[2]
@@ -541,7 +605,7 @@ class BoostingFit:
             return np.full(panel.shape, np.nan)
         from threadpoolctl import threadpool_limits
 
-        base, size = _boosting_base(panel, self.on_published)
+        base, size = self.recipe.base(panel, self.on_published)
         names, x = self.recipe.design(panel)
         if names != self.names:
             raise ValueError(f"the features are not those of the fit; they differ in {set(names) ^ set(self.names)}")

@@ -66,6 +66,19 @@ def _delay(text: str) -> str:
     return text
 
 
+def _every(text: str) -> str:
+    length = _duration(text)
+    if not timedelta(hours=1) <= length <= timedelta(days=1) or timedelta(days=1) % length or length % timedelta(hours=1):
+        raise ValueError(f"{text!r} must be whole hours, from 1h to 1d, and divide a day")
+    return text
+
+
+def _warm_up(text: str) -> str:
+    if not timedelta(days=7) <= _duration(text) <= timedelta(days=366):
+        raise ValueError(f"{text!r} must be from 7d to 366d")
+    return text
+
+
 def _horizon(text: str) -> str:
     length = _duration(text)
     if not timedelta(hours=1) <= length <= timedelta(hours=168) or length % timedelta(hours=1):
@@ -114,11 +127,29 @@ class Constant(_Part):
     constant: Word
 
 
+class Steps(_Part):
+    """A running number that stands for the time, in collections without dates.
+
+    The last row of each series in a file ends at `end` (UTC), so that all series end together.
+    """
+
+    step: Word
+    end: datetime
+
+    @field_validator("end")
+    @classmethod
+    def _whole_hour(cls, end: datetime) -> datetime:
+        end = end.replace(tzinfo=UTC) if end.tzinfo is None else end.astimezone(UTC)
+        if end.minute or end.second or end.microsecond:
+            raise ValueError(f"{end} must be a whole hour")
+        return end
+
+
 class Columns(_Part):
     """Which columns of the files mean what; `published_at` is when the row became known."""
 
     series_id: Word | Constant
-    ts: Word
+    ts: Word | Steps
     value: Word
     published_at: Word | None = None
 
@@ -161,7 +192,7 @@ class Declaration(_Part):
     """One source of demand data. See `examples/` for declarations with comments.
 
     `ts_marks` says whether a timestamp is the start or the end of its interval; `start` is the first day of history, in
-    UTC.
+    UTC. Forecasts are made at `issue_time` and `issue_every` so long after it, of series with `warm_up` of history.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -177,6 +208,8 @@ class Declaration(_Part):
     publication_delay: Annotated[str, AfterValidator(_delay)] = "0h"
     issue_time: Annotated[str, AfterValidator(_clock)] = "00:00"
     issue_time_zone: TimeZone | None = None
+    issue_every: Annotated[str, AfterValidator(_every)] = "1d"
+    warm_up: Annotated[str, AfterValidator(_warm_up)] = "28d"
     horizon: Annotated[str, AfterValidator(_horizon)] = "24h"
     start: date
     series: SeriesFile | None = None
@@ -248,6 +281,24 @@ class Declaration(_Part):
         return _duration(self.publication_delay)
 
     @property
+    def issue_every_td(self) -> timedelta:
+        """Time from one issue time to the next."""
+        return _duration(self.issue_every)
+
+    @property
+    def warm_up_td(self) -> timedelta:
+        """History that a series needs before its first issue time."""
+        return _duration(self.warm_up)
+
+    def issue_cron(self, minutes_after: int = 0, days: str = "* * *", *, daily: bool = False) -> tuple[str, str]:
+        """Cron schedule and time zone, some minutes after each issue time; daily: after the declared time alone."""
+        hour, minute = (int(part) for part in self.issue_time.split(":"))
+        every = 24 if daily else self.issue_every_td // timedelta(hours=1)
+        at = hour * 60 + minute + minutes_after
+        hours = sorted((at // 60 + k) % 24 for k in range(0, 24, every))
+        return f"{at % 60} {','.join(map(str, hours))} {days}", self.issue_time_zone or self.time_zone
+
+    @property
     def horizon_hours(self) -> int:
         """Hours from the issue time to the end of what is forecast."""
         return _duration(self.horizon) // timedelta(hours=1)
@@ -258,19 +309,26 @@ class Declaration(_Part):
         return _duration(self.horizon)
 
     def issue_times(self, first: datetime, last: datetime) -> list[datetime]:
-        """The daily issue times in UTC from `first` to `last`, both included and both with a time zone.
+        """The issue times in UTC from `first` to `last`, both included and both with a time zone.
 
-        The clock time is that of `issue_time_zone` (`time_zone` by default); one that daylight saving skips is moved
-        forward, of one that it repeats the first is taken.
+        The clock time of the first one of a day is that of `issue_time_zone` (`time_zone` by default); one that
+        daylight saving skips is moved forward, of one that it repeats the first is taken.
         """
         zone = ZoneInfo(self.issue_time_zone or self.time_zone)
         hour, minute = map(int, self.issue_time.split(":"))
         day = first.astimezone(zone).date() - timedelta(days=1)
+
+        def daily(day: date) -> datetime:
+            return datetime(day.year, day.month, day.day, hour, minute, tzinfo=zone).astimezone(UTC)
+
         times = []
         while day <= last.astimezone(zone).date():
-            instant = datetime(day.year, day.month, day.day, hour, minute, tzinfo=zone).astimezone(UTC)
-            if first <= instant <= last:
-                times.append(instant)
+            instant, following = daily(day), daily(day + timedelta(days=1))
+            while instant < following:
+                if first <= instant <= last:
+                    times.append(instant)
+                # A day without its 24 hours has its longer or shorter pause before the next one.
+                instant += self.issue_every_td if self.issue_every_td < timedelta(days=1) else following - instant
             day += timedelta(days=1)
         return times
 
@@ -321,7 +379,7 @@ def _keys_there(document: Any, loc: Iterable[Any]) -> tuple[str, ...]:
         inside = isinstance(document, Mapping) and step in document
         if inside:
             document = document[step]
-        elif i < len(steps) - 1 or step in ("str", "constrained-str", "Constant"):
+        elif i < len(steps) - 1 or step in ("str", "constrained-str", "Constant", "Steps"):
             continue
         keys.append(step)
     return tuple(keys)
@@ -333,6 +391,7 @@ def _allowed(model: type[BaseModel], keys: tuple[str, ...]) -> list[str]:
         ("files",): Files,
         ("columns",): Columns,
         ("columns", "series_id"): Constant,
+        ("columns", "ts"): Steps,
         ("unit",): Unit,
         ("series",): SeriesFile,
         ("series", "columns"): SeriesColumns,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from lakehouse_assets.sources.declaration import Constant, Declaration
+from lakehouse_assets.sources.declaration import Constant, Declaration, Steps
 
 
 class BrokenFileError(ValueError):
@@ -68,7 +68,7 @@ def read(file: SourceFile, declaration: Declaration) -> pl.LazyFrame:
 
     A csv or ndjson line is one row: fields that it lacks are null, fields too many are left out, bytes that are not
     UTF-8 become the replacement character, a line that is no JSON object has nulls only. Blank lines are no rows.
-    Typed parquet columns become text, timestamps in ISO form. An empty file has no rows.
+    Typed parquet columns become text, timestamps in ISO form, steps the times that they stand for. An empty file has no rows.
 
     Raises:
         BrokenFileError: the file cannot be read at all, or a declared column is missing.
@@ -96,7 +96,7 @@ def _wanted(declaration: Declaration) -> dict[str, str]:
     """The file's column for each raw column, without a constant series_id."""
     columns = declaration.columns
     wanted = {name: c.column for name, c in declaration.covariate_sources.items()}
-    wanted |= {"ts": columns.ts, "value": columns.value}
+    wanted |= {"ts": columns.ts.step if isinstance(columns.ts, Steps) else columns.ts, "value": columns.value}
     if columns.published_at:
         wanted["published_at"] = columns.published_at
     if not isinstance(columns.series_id, Constant):
@@ -107,7 +107,17 @@ def _wanted(declaration: Declaration) -> dict[str, str]:
 def _finish(frame: pl.LazyFrame, declaration: Declaration) -> pl.LazyFrame:
     if isinstance(declaration.columns.series_id, Constant):
         frame = frame.with_columns(series_id=pl.lit(declaration.columns.series_id.constant))
+    if isinstance(declaration.columns.ts, Steps):
+        frame = frame.with_columns(ts=_dated(declaration.columns.ts, declaration))
     return frame.select(pl.col("row_number").cast(pl.Int64), *declaration.raw_columns)
+
+
+def _dated(steps: Steps, declaration: Declaration) -> pl.Expr:
+    """The step as the time of its interval; text that is no whole number stays as it is."""
+    step = pl.col("ts").cast(pl.Int64, strict=False)
+    behind = step.max().over("series_id") - step + (1 if declaration.ts_marks == "start" else 0)
+    time = pl.lit(steps.end) - behind * pl.lit(declaration.interval_td)
+    return pl.coalesce(time.dt.strftime("%Y-%m-%dT%H:%M:%SZ"), "ts")
 
 
 def _content(file: SourceFile) -> bytes:
