@@ -48,6 +48,8 @@ def _schedules(declaration: Declaration) -> Schedules:
 
 # When models on this feature set run: its issue time is the declaration's.
 SCHEDULES = _schedules(active_declaration())
+# Series with less than four weeks of history behind their first forecast: models learn from every hour of it.
+SHORT_SERIES = active_declaration().warm_up_td < timedelta(days=28)
 
 HOUR = timedelta(hours=1)
 LAGS = tuple(range(24, 337, 24))

@@ -220,7 +220,8 @@ class Ridge(_Parameters):
     Targets and features are relative to the level of the series at issue time. ``on_published`` learns the error of
     the published forecast instead of the value. A row counts half after ``half_life`` days, and less by ``season``
     the further its season is from that of the forecast: a fit that must serve for a year holds coefficients for
-    several seasons and goes from one to the next; 0 where there is less than a year to learn from. clip: bounds of the relative target.
+    several seasons and goes from one to the next; 0 where there is less than a year to learn from. clip: bounds of the
+    relative target.
 
     log: values relative to the level are taken as logarithms, for series that span orders of magnitude; of these a
     regression forecasts the median. scaled: ``strength`` counts in rows of the target's own variance, so that series
@@ -523,7 +524,8 @@ class Boosting(Pooled):
         most = max(1, round(self.rows * share))
         if len(usable) > most:
             usable = np.sort(np.random.default_rng(seed).choice(usable, most, replace=False))
-        return self._rows(past, usable)[1], np.clip(y.ravel()[usable], *((-8.0, 8.0) if self.by_spread else (-0.7, 1.5)))
+        bounds = (-8.0, 8.0) if self.by_spread else (-0.7, 1.5)
+        return self._rows(past, usable)[1], np.clip(y.ravel()[usable], *bounds)
 
     def fit_samples(self, samples: Sequence[Sample], cutoffs: Sequence[int], seed: int) -> "list[BoostingFit]":
         """One model for all series at each cutoff that asks for its own, two at a time."""

@@ -33,15 +33,16 @@ from lakehouse_assets.ml.shards import SHARD_SERIES, Shards, each
 
 UTC_TIME = pl.Datetime("us", "UTC")
 WEEK = 7
-"""Issue days that a fold scores."""
+"""Days that a fold scores by default, and a week of monitoring always."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Forecasting, issued once a day for a whole horizon.
+    """Forecasting, issued once a day or more often for a whole horizon.
 
-    spread, recent: how many origins lie spread over the last year, and how many in the latest contiguous weeks.
-    minimum_training_days: the history before the first origin. ladder: the candidates that stand in, in order, where
+    spread, recent: how many origins lie spread over the last year, and how many in the latest contiguous folds.
+    minimum_training_days: the history before the first origin. fold_days: what an origin scores; less than a week
+    where the history is a matter of weeks. ladder: the candidates that stand in, in order, where
     another cannot speak (the seasonal naive always stands below them). shard_series: how many series are worked on at
     a time by a worker, at most.
     """
@@ -50,6 +51,7 @@ class Forecast:
     spread: int = 6
     recent: int = 6
     minimum_training_days: int = 56
+    fold_days: int = WEEK
     ladder: tuple[str, ...] = ("ridge",)
     shard_series: int = SHARD_SERIES
 
@@ -84,31 +86,34 @@ class Forecast:
     def folds(self, dataset: Shards | Panel, cutoff: int) -> list[Fold]:
         """The rolling origins: numbered from 0 in order of time, warm-up origins (not scored) before them from -1 down.
 
-        The latest contiguous weeks, and before them origins spread evenly over a year; where the history is short,
-        spread over what there is after the minimum training span. Raises ValueError when not one week can be scored.
+        The latest contiguous folds, and before them origins spread evenly over a year; where the history is short,
+        spread over what there is after the minimum training span. Raises ValueError when not one fold can be scored.
         """
-        scorable = self.dataset(dataset).known_from <= min(cutoff, NEVER - 1)
+        shards = self.dataset(dataset)
+        scorable = shards.known_from <= min(cutoff, NEVER - 1)
         if not scorable.any():
             raise ValueError("no target is known yet: nothing to train on")
+        day = _issue_times_a_day(shards.issued)
+        length = self.fold_days * day
         first, stop = int(np.flatnonzero(scorable)[0]), int(np.flatnonzero(scorable)[-1]) + 1
-        earliest = first + self.minimum_training_days
-        room = (stop - earliest) // WEEK
+        earliest = first + self.minimum_training_days * day
+        room = (stop - earliest) // length
         if room < 1:
             raise ValueError(
-                f"{stop - first} issue days are known; a backtest needs {self.minimum_training_days} to learn from "
-                f"and {WEEK} to be scored on"
+                f"{(stop - first) // day} issue days are known; a backtest needs {self.minimum_training_days} to learn "
+                f"from and {self.fold_days} to be scored on"
             )
         total = min(self.spread + self.recent, room)
-        recent = min(self.recent, (total + 1) // 2)
-        starts = [stop - WEEK * (k + 1) for k in range(recent)]
+        recent = min(self.recent, (total + 1) // 2) if self.spread else total
+        starts = [stop - length * (k + 1) for k in range(recent)]
         spread = total - recent
         if spread:
-            oldest = max(earliest, starts[-1] - 364 + WEEK * recent)
+            oldest = max(earliest, starts[-1] - 364 * day + length * recent)
             starts += [oldest + (starts[-1] - oldest) * k // spread for k in range(spread)]
         starts = sorted(starts)
-        step = max(WEEK, starts[1] - starts[0]) if len(starts) > 1 else WEEK
+        step = max(length, starts[1] - starts[0]) if len(starts) > 1 else length
         warm_up = [w for w in (starts[0] - 2 * step, starts[0] - step) if w >= earliest]
-        return [Fold(i - len(warm_up), s, min(s + WEEK, stop)) for i, s in enumerate([*warm_up, *starts])]
+        return [Fold(i - len(warm_up), s, min(s + length, stop)) for i, s in enumerate([*warm_up, *starts])]
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -295,6 +300,12 @@ class Forecast:
         from lakehouse_assets.ml import pictures
 
         return pictures.drift_pictures(history)
+
+
+def _issue_times_a_day(issued: np.ndarray) -> int:
+    """How often forecasts are issued, from the usual pause between two issue times."""
+    pause = float(np.median(np.diff(issued))) if len(issued) > 1 else DAY_US
+    return max(1, round(DAY_US / pause))
 
 
 def _usable(candidates: Mapping[str, Candidate], data: Shards) -> dict[str, Candidate]:

@@ -443,6 +443,16 @@ def _far(value: str) -> pl.Expr:
 
 def _verdict(value: str, declaration: Declaration) -> pl.Expr:
     v, day = pl.col(value), timedelta(days=1) // declaration.interval_td
+    plain = (
+        pl.when("pending")
+        .then(pl.lit("pending"))
+        .when(v.is_null())
+        .then(pl.lit("missing"))
+        .when((v <= 0) & (not declaration.allow_negative))
+        .then(pl.lit("non_positive"))
+    )
+    if declaration.screened:
+        return plain.otherwise(pl.lit("ok"))
     ratio = v.abs() / pl.col("level")
     off = (ratio > _HIGH) if declaration.allow_negative else (ratio > _HIGH) | (ratio < _LOW)
     spike = off & ((_deviation(value, "p").abs() > _USUAL).fill_null(True))
@@ -454,13 +464,7 @@ def _verdict(value: str, declaration: Declaration) -> pl.Expr:
         stuck &= v != 0
     far = _far(value)
     return (
-        pl.when("pending")
-        .then(pl.lit("pending"))
-        .when(v.is_null())
-        .then(pl.lit("missing"))
-        .when((v <= 0) & (not declaration.allow_negative))
-        .then(pl.lit("non_positive"))
-        .when(spike.fill_null(False))
+        plain.when(spike.fill_null(False))
         .then(pl.lit("spike"))
         .when(stuck.fill_null(False))
         .then(pl.lit("stuck"))

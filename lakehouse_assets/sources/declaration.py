@@ -68,7 +68,11 @@ def _delay(text: str) -> str:
 
 def _every(text: str) -> str:
     length = _duration(text)
-    if not timedelta(hours=1) <= length <= timedelta(days=1) or timedelta(days=1) % length or length % timedelta(hours=1):
+    if (
+        not timedelta(hours=1) <= length <= timedelta(days=1)
+        or timedelta(days=1) % length
+        or length % timedelta(hours=1)
+    ):
         raise ValueError(f"{text!r} must be whole hours, from 1h to 1d, and divide a day")
     return text
 
@@ -192,7 +196,9 @@ class Declaration(_Part):
     """One source of demand data. See `examples/` for declarations with comments.
 
     `ts_marks` says whether a timestamp is the start or the end of its interval; `start` is the first day of history, in
-    UTC. Forecasts are made at `issue_time` and `issue_every` so long after it, of series with `warm_up` of history.
+    UTC. Values that were `screened` before are not judged by their size: for clean collections, and for series that
+    swing by orders of magnitude within a day. Forecasts are made at `issue_time` and every `issue_every` after it, of
+    series with `warm_up` of history.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -204,6 +210,7 @@ class Declaration(_Part):
     interval: Annotated[str, AfterValidator(_interval)]
     unit: Unit
     allow_negative: bool = False
+    screened: bool = False
     covariates: dict[str, Covariate] = {}
     publication_delay: Annotated[str, AfterValidator(_delay)] = "0h"
     issue_time: Annotated[str, AfterValidator(_clock)] = "00:00"

@@ -68,7 +68,8 @@ def read(file: SourceFile, declaration: Declaration) -> pl.LazyFrame:
 
     A csv or ndjson line is one row: fields that it lacks are null, fields too many are left out, bytes that are not
     UTF-8 become the replacement character, a line that is no JSON object has nulls only. Blank lines are no rows.
-    Typed parquet columns become text, timestamps in ISO form, steps the times that they stand for. An empty file has no rows.
+    Typed parquet columns become text, timestamps in ISO form, steps the times that they stand for. An empty
+    file has no rows.
 
     Raises:
         BrokenFileError: the file cannot be read at all, or a declared column is missing.

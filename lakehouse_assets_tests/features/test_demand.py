@@ -243,3 +243,21 @@ def test_a_range_of_months_is_the_same_as_month_by_month(tmp_path: Path) -> None
         assert a.equals(b), name
     assert kept["at_once"]["silver/demand_quarantine"].height > 20
     assert kept["at_once"]["gold/demand_hourly"]["imputed"].null_count() < 2400
+
+
+def test_short_series_are_issued_often_and_early(tmp_path: Path) -> None:
+    rows = pl.concat([texts("a", START, load_curve(20 * 24)), texts("b", START, load_curve(15 * 24, 1))])
+    daily = declare(tmp_path, horizon="48h", warm_up="14d")
+    often = declare(tmp_path, horizon="48h", warm_up="14d", issue_every="6h")
+    by_day, by_hours = (refine(d, landed(d, rows))["features"] for d in (daily, often))
+    issued = by_hours.select("series_id", "issued_at").unique()
+    first = issued.group_by("series_id").agg(pl.col("issued_at").min())
+    assert set(first["issued_at"]) == {START + timedelta(days=14)}
+    assert set(issued["issued_at"].dt.hour()) == {0, 6, 12, 18}
+    # What is forecast at midnight does not depend on what is forecast at other times.
+    assert by_hours.filter(pl.col("issued_at").dt.hour() == 0).equals(by_day)
+    # The second day of a horizon has no same hour of the day before it, unless that was known at the issue time.
+    second = by_hours.filter(pl.col("horizon") == 30)
+    assert second["lag_24h"].null_count() == second.height
+    assert second.filter(pl.col("series_id") == "a")["lag_48h"].null_count() == 0
+    assert by_hours["mean_672h"].null_count() == 0  # half of the four weeks is enough

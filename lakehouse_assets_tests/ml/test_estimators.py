@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lakehouse_assets.ml.estimators import Blend, Boosting, SeasonalNaive, level, published
+from lakehouse_assets.ml.estimators import Blend, Boosting, Ridge, SeasonalNaive, level, naive_from, published
 from lakehouse_assets.ml.panel import Panel
 from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
 
@@ -92,3 +92,61 @@ def test_parameters_are_a_record(panel: Panel) -> None:
     assert Boosting().parameters()["estimator"] == "Boosting"
     assert "weights" not in Blend(("a",)).parameters()
     assert pl.DataFrame([Boosting().parameters()]).height == 1
+
+
+def _relative_error(recipe: Ridge | Boosting, demand: np.ndarray) -> np.ndarray:
+    """(S,) mean absolute error of the last weeks, in units of the error of the same hour yesterday."""
+    panel = Panel.from_frame(feature_frame(demand))
+    cut = len(panel.issued) - 14
+    (fit,) = recipe.fit(panel, [int(panel.issued[cut])], 0, standing=False)
+    late = panel.take(days=slice(cut, None))
+    error = np.abs(fit.predict(late) - late.target).mean(axis=(1, 2))
+    return error / np.abs(naive_from(late) - late.target).mean(axis=(1, 2))
+
+
+def test_a_ridge_on_logarithms_follows_series_that_multiply() -> None:
+    demand, _ = load_curves(2, 90)
+    wild = 100.0 * (demand / demand.mean(axis=1, keepdims=True)) ** 12  # from a tenth to tenfold within a day
+    plain = Ridge(season=0.0, clip=(-1.0, 30.0))
+    on_logarithms = replace(plain, log=True, clip=(-5.0, 5.0))
+    assert (_relative_error(on_logarithms, wild) < 0.97 * _relative_error(plain, wild)).all()
+    panel = Panel.from_frame(feature_frame(wild))
+    (fit,) = Ridge(log=True, clip=(-5.0, 5.0)).fit(panel, [int(panel.issued[-1])], 0)
+    assert (fit.predict(panel) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "recipe", [Ridge(scaled=True, season=0.0, strength=3.0), Boosting(iterations=20, by_spread=True)]
+)
+def test_a_series_with_small_swings_is_learned_like_one_with_large(recipe: Ridge | Boosting) -> None:
+    demand, _ = load_curves(1, 90)
+    centre = demand.mean()
+    swings = np.concatenate([centre + (demand - centre) * factor for factor in (1.0, 0.01)])
+    large, small = _relative_error(recipe, swings)
+    assert small == pytest.approx(large, rel=0.02)
+    other = replace(recipe, **({"scaled": False} if isinstance(recipe, Ridge) else {"by_spread": False}))
+    large, small = _relative_error(other, swings)
+    assert small > 1.2 * large
+
+
+def test_a_step_of_hourly_issues_needs_the_hour_of_day() -> None:
+    """Every hour of day has its own value; issued at any hour, a step alone does not say which it is."""
+    hour = np.arange(24 * 60) % 24
+    level = 100.0 + np.random.default_rng(0).permutation(24)
+    d, h = 24 * 50, 12
+    at = 24 * 8 + np.arange(d)
+    steps = at[:, None] + np.arange(h)
+    columns = {
+        "mean_168h": np.full((1, d), level.mean(), np.float32),
+        "std_168h": np.full((1, d), level.std(), np.float32),
+        "hour": (steps % 24).astype(np.float32)[None],
+    }
+    issued = at * 3_600_000_000
+    target = level[hour][steps][None]
+    panel = Panel(np.array(["a"]), issued, target, np.zeros((1, d, h), np.int64), np.ones((1, d), bool), columns)
+    recipe = Ridge(season=0.0, strength=0.001)
+    without, having = (
+        r.fit(panel, [int(issued[-1])], 0)[0].predict(panel) for r in (recipe, replace(recipe, hours=True))
+    )
+    assert np.abs(without - target).mean() > 1.0
+    assert np.abs(having - target).mean() < 0.05

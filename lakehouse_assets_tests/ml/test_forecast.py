@@ -76,6 +76,22 @@ def test_short_histories_spread_over_what_there_is(panel: Panel) -> None:
         kind.folds(panel.take(days=slice(0, 60)), microseconds(CUTOFF))
 
 
+def test_folds_of_a_day_where_forecasts_are_issued_every_three_hours() -> None:
+    issued = np.arange(15 * 8) * 3 * 3_600_000_000
+    shape = (1, len(issued), 4)
+    nothing = np.zeros(shape[:2], np.float32)
+    known_at = np.broadcast_to(issued[None, :, None], shape) + 3_600_000_000
+    panel = Panel(np.array(["a"]), issued, np.ones(shape), known_at, np.ones(shape[:2], bool), {"mean_168h": nothing})
+    kind = Forecast(minimum_training_days=7, fold_days=1, spread=0, recent=5)
+    folds = kind.folds(panel, int(known_at.max()))
+    assert [(f.number, f.start // 8, f.stop // 8) for f in folds] == [
+        *((-2 + i, 8 + i, 9 + i) for i in range(2)),
+        *((i, 10 + i, 11 + i) for i in range(5)),
+    ]
+    with pytest.raises(ValueError, match="7 issue days are known; a backtest needs 7 to learn from and 1 to be scored"):
+        kind.folds(panel.take(days=slice(0, 60)), int(known_at.max()))
+
+
 def test_the_future_changes_nothing_bit_for_bit(frame: pl.DataFrame, panel: Panel, result: BacktestResult) -> None:
     rng = np.random.default_rng(9)
     late = pl.col("known_at") > CUTOFF

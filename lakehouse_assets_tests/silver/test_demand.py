@@ -133,6 +133,14 @@ def test_each_kind_of_error_is_named(tmp_path: Path, with_forecast: bool) -> Non
     assert others.count("ok") >= len(others) - 1  # the hour after the stuck ones may be a jump
 
 
+def test_screened_values_are_not_judged_by_their_size(tmp_path: Path) -> None:
+    values: list = list(load_curve(800))
+    values[700:704] = [values[700] * 50, 0.0, None, values[703]]
+    assert _judged(tmp_path, values)[700:704] == ["spike", "non_positive", "missing", "ok"]
+    assert _judged(tmp_path, values, screened=True)[700:704] == ["ok", "non_positive", "missing", "ok"]
+    assert _judged(tmp_path, values[:10], screened=True) == ["ok"] * 10
+
+
 def test_a_holiday_that_was_forecast_is_no_jump(tmp_path: Path) -> None:
     curve = load_curve(24 * 60)
     curve[960:984] *= 0.75

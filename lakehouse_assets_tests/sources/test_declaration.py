@@ -72,6 +72,15 @@ def test_helpers_of_a_good_declaration(tmp_path: Path) -> None:
         ("horizon: 36h", "horizon: 90m", "19: horizon: '90m' must be whole hours"),
         ("horizon: 36h", "horizon: 8d", "19: horizon: '8d' must be whole hours"),
         ("issue_time: 12:30", "issue_time: 24:00", "18: issue_time: '24:00' is not a time of day"),
+        ("start: 2020-01-01", "issue_every: 5h\nstart: 2020-01-01", "20: issue_every: '5h' must be whole hours"),
+        ("start: 2020-01-01", "issue_every: 30m\nstart: 2020-01-01", "20: issue_every: '30m' must be whole hours"),
+        ("start: 2020-01-01", "warm_up: 3d\nstart: 2020-01-01", "20: warm_up: '3d' must be from 7d to 366d"),
+        ("ts: time", "ts: {step: n, end: 2020-01-31T10:30}", "7: columns.ts.end: 2020-01-31 10:30:00+00:00 must be a"),
+        (
+            "ts: time",
+            "ts: {step: n, end: 2020-01-31, of: x}",
+            "7: columns.ts.of: is not known here; known are step, end",
+        ),
         ("start: 2020-01-01", "start: 2020-02-30", "20: start: '2020-02-30' is not a date"),
         ("unit: {kind: power, name: MW}", "unit: MW", "11: unit: must be a mapping"),
         ("  plan: {", "  temp: {", "16: covariates.temp: is declared twice, first in line 13"),
@@ -140,6 +149,20 @@ def test_issue_time_zone(tmp_path: Path) -> None:
     declaration = declare(tmp_path, time_zone="Australia/Sydney", issue_time="06:00", issue_time_zone="UTC")
     moment = datetime(2020, 1, 1, 6, tzinfo=UTC)
     assert declaration.issue_times(moment, moment) == [moment]
+
+
+def test_issue_times_through_the_day_keep_their_pauses(tmp_path: Path) -> None:
+    declaration = declare(tmp_path, time_zone="Europe/Berlin", issue_time="02:30", issue_every="12h")
+    times = declaration.issue_times(datetime(2020, 3, 28, 1, 30, tzinfo=UTC), datetime(2020, 3, 30, 12, tzinfo=UTC))
+    # The day from the 29th to the 30th has 23 hours.
+    assert [f"{t:%d %H:%M}" for t in times] == ["28 01:30", "28 13:30", "29 01:30", "29 13:30", "30 00:30"]
+
+
+def test_cron_schedules_follow_the_issue_times(tmp_path: Path) -> None:
+    assert declare(tmp_path, issue_time="23:45").issue_cron(30) == ("15 0 * * *", "UTC")
+    often = declare(tmp_path, issue_time="05:45", issue_every="8h", issue_time_zone="Europe/Berlin")
+    assert often.issue_cron(30) == ("15 6,14,22 * * *", "Europe/Berlin")
+    assert often.issue_cron(60, "* * 1", daily=True)[0] == "45 6 * * 1"
 
 
 def test_active_declaration(tmp_path: Path) -> None:

@@ -55,6 +55,21 @@ def test_separator_and_constant_series(tmp_path: Path) -> None:
     assert frame.rows() == [(1, "town", "2020-01-01", "1,5")]
 
 
+@pytest.mark.parametrize(("marks", "last"), [("start", "2020-02-01T21:00:00Z"), ("end", "2020-02-02T00:00:00Z")])
+def test_running_numbers_count_back_from_the_end_of_each_series(tmp_path: Path, marks: str, last: str) -> None:
+    columns = {"series_id": "area", "ts": {"step": "n", "end": "2020-02-02"}, "value": "mw"}
+    text = "area,n,mw\nA,1,5\nB,7,6\nA,3,7\nA,x,8\nA,,9\n"
+    frame = _csv(tmp_path, text, columns=columns, interval="3h", ts_marks=marks)
+    first = {"start": "2020-02-01T15:00:00Z", "end": "2020-02-01T18:00:00Z"}[marks]
+    assert frame["ts"].to_list() == [first, last, last, "x", None]
+    (tmp_path / "a.csv").unlink()
+    (tmp_path / "a.json").write_text('{"area": "A", "n": 4, "mw": 1}\n')
+    declaration = declare(
+        tmp_path, columns=columns, interval="3h", ts_marks=marks, files={"glob": "*.json", "format": "ndjson"}
+    )
+    assert _read(declaration, tmp_path)["ts"].to_list() == [last]
+
+
 def test_gzip_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"area,time,mw\nA,t,1\n"))
     assert _read(declare(tmp_path, files={"glob": "*.gz", "format": "csv"}), tmp_path).height == 1
