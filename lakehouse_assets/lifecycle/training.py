@@ -91,8 +91,8 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
             summary = result.summary()
             for name, metrics in summary.items():
                 with run.child(name) as child:
-                    if name in definition.candidates:
-                        child.params(definition.candidates[name].parameters())
+                    if name in result.fitted:
+                        child.params(result.fitted[name].parameters())
                     child.metrics(metrics)
                     for step, fold in _metrics_by_fold(result, name):
                         child.metrics(fold, step=step)

@@ -51,7 +51,8 @@ class Fold:
 class Plan:
     """What all shards of a training have in common.
 
-    recipes: all that is fitted, by name. entered: the candidates among them. alias: the champion's names in them.
+    recipes: all that is fitted, by name. entered: the candidates among them. reference: the one among them that others
+    are measured against. alias: the champion's names in them.
     own: at which folds the champion's stored fit forecasts. shared: the fits across series at each origin and at the
     end (microseconds since the epoch).
     """
@@ -61,6 +62,7 @@ class Plan:
     end: int
     recipes: Mapping[str, Candidate]
     entered: tuple[str, ...]
+    reference: str
     ladder: tuple[str, ...]
     shared: Mapping[str, Sequence[Fit]]
     alias: Mapping[str, str]
@@ -199,7 +201,7 @@ def score_shard(task: tuple[Plan, Shard, Champion]) -> Outcome:
         out[CHAMPION] = [
             champion.forecast(w) if own else s for w, own, s in zip(windows, plan.own, stand_in, strict=True)
         ]
-    losses = _losses(plan, panel, windows, out)
+    losses = _losses(plan, panel, windows, out | {REFERENCE: out[plan.reference]})
     return Outcome(
         series=shard.series,
         fits={n: fits[n][-1] for n in fitted_here if n not in plan.shared},

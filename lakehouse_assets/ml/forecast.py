@@ -27,9 +27,9 @@ from lakehouse_assets.ml.definition import (
 from lakehouse_assets.ml.estimators import Blend, SeasonalNaive
 from lakehouse_assets.ml.fitted import FittedForecast, ShardedForecast, Spool, microseconds, moment
 from lakehouse_assets.ml.fleet import Fleet
-from lakehouse_assets.ml.metrics import REFERENCE
 from lakehouse_assets.ml.panel import DAY_US, NEVER, Panel
 from lakehouse_assets.ml.shards import SHARD_SERIES, Shards, each
+from lakehouse_assets.ml.smoothing import ExponentialSmoothing
 
 UTC_TIME = pl.Datetime("us", "UTC")
 WEEK = 7
@@ -142,9 +142,8 @@ class Forecast:
         end = microseconds(cutoff) if cutoff else shards.known_until
         folds = self.folds(shards, end)
         origins = tuple(int(shards.issued[f.start]) for f in folds)
-        recipes = _usable(candidates, shards)
+        recipes = _usable(_with_baselines(candidates), shards)
         entered = tuple(recipes)
-        recipes.setdefault(REFERENCE, SeasonalNaive())
         alias: dict[str, str] = {}
         if champion:
             recipes, alias = _enter(champion, recipes)
@@ -157,6 +156,7 @@ class Forecast:
             end=end,
             recipes=recipes,
             entered=entered,
+            reference=next(n for n in entered if isinstance(recipes[n], SeasonalNaive)),
             ladder=tuple(n for n in self.ladder if n in recipes),
             shared=shared,
             alias=alias,
@@ -306,6 +306,15 @@ def _issue_times_a_day(issued: np.ndarray) -> int:
     """How often forecasts are issued, from the usual pause between two issue times."""
     pause = float(np.median(np.diff(issued))) if len(issued) > 1 else DAY_US
     return max(1, round(DAY_US / pause))
+
+
+def _with_baselines(candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """The candidates, and the baselines that always compete."""
+    out = dict(candidates)
+    for name, baseline in (("seasonal_naive", SeasonalNaive()), ("exponential_smoothing", ExponentialSmoothing())):
+        if not any(type(candidate) is type(baseline) for candidate in candidates.values()):
+            out[name] = baseline
+    return out
 
 
 def _usable(candidates: Mapping[str, Candidate], data: Shards) -> dict[str, Candidate]:

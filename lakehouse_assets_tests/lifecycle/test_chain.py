@@ -36,7 +36,7 @@ def test_from_features_to_predictions_errors_and_a_verdict(house: House) -> None
 
     # one MLflow run a training, a nested one a candidate; all ended
     assert not _runs(house, "RUNNING")
-    assert len(_runs(house)) == 1 + len(TOY.candidates)
+    assert len(_runs(house)) == 2 + len(TOY.candidates)  # with the baseline that always competes
     predicted = house.table("predictions/toy").scan().collect()
     assert predicted["issued_at"].unique().to_list() == [at]
     assert predicted.height == 4 * 24

@@ -128,7 +128,7 @@ def test_the_champion_of_other_shards_takes_part_and_is_refitted(table: pl.LazyF
 def test_what_a_training_costs_is_told_by_candidate_and_shard(result: BacktestResult) -> None:
     costs = result.costs
     assert set(costs.columns) == {"shard", "candidate", "stage", "cpu_seconds", "bytes"}
-    assert set(costs["candidate"]) == set(CANDIDATES) | {"reference"}
+    assert set(costs["candidate"]) == set(CANDIDATES) | {"exponential_smoothing"}
     assert costs.filter(candidate="ridge")["shard"].to_list() == [0, 1, 2]
     assert costs.filter(candidate="ridge").select((pl.col("cpu_seconds") > 0).all()).item()
     assert costs.filter(candidate="boosting", stage="fit")["shard"].to_list() == [None]
