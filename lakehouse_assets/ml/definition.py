@@ -249,6 +249,11 @@ class Kind(Protocol):
         """The column of the feature table that says as of when a row is (issued_at, as_of)."""
         ...
 
+    @property
+    def look_back(self) -> timedelta:
+        """How far back ``calibrate`` looks: what is older need not be read for it."""
+        ...
+
     def dataset(self, rows: pl.DataFrame | pl.LazyFrame) -> Any:
         """Rows of the feature table as a data set; rows that come lazily are read when and where they are needed."""
         ...
@@ -293,6 +298,18 @@ class Kind(Protocol):
         """Whether the challenger becomes champion, on the evidence of a backtest."""
         ...
 
+    def calibrate(self, predicted: pl.DataFrame, earlier: pl.LazyFrame, features: pl.LazyFrame) -> pl.DataFrame:
+        """Predictions, set right by what has come of earlier ones; a kind without a use for it returns ``predicted``.
+
+        earlier: rows of the prediction table. features: of the feature table.
+        What is known at the time of a prediction may be used, and nothing else.
+        """
+        ...
+
+    def scores(self, errors: pl.DataFrame) -> dict[str, float]:
+        """How good predictions were that have been compared with what came: measures by name."""
+        ...
+
     def errors(self, predictions: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:
         """Predictions joined to what came true, with their errors, for the rows whose target is known."""
         ...
@@ -313,6 +330,10 @@ class Kind(Protocol):
 
     def pictures(self, result: BacktestResult) -> dict[str, bytes]:
         """PNG pictures of a backtest by name."""
+        ...
+
+    def error_pictures(self, errors: pl.LazyFrame) -> dict[str, bytes]:
+        """PNG pictures of predictions compared with what came, by name."""
         ...
 
     def drift_pictures(self, history: pl.DataFrame) -> dict[str, bytes]:

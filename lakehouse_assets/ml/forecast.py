@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 import polars as pl
 
-from lakehouse_assets.ml import backtest, drift, gate
+from lakehouse_assets.ml import backtest, drift, gate, intervals
 from lakehouse_assets.ml.backtest import Champion, Fold, Plan, Refit, Week, is_shared
 from lakehouse_assets.ml.definition import (
     CHAMPION,
@@ -64,6 +64,7 @@ class Forecast:
             "ts": (UTC_TIME, "Start of the forecast hour (UTC)."),
             "horizon": (pl.Int16(), "Whole hours from the issue time to the forecast hour."),
             "yhat": (pl.Float64(), "The forecast, in the unit of the series."),
+            **intervals.COLUMNS,
         }
     )
     error_columns = MappingProxyType(
@@ -72,10 +73,12 @@ class Forecast:
             "value": (pl.Float64(), "The value that came true, where it was reported good."),
             "error": (pl.Float64(), "Forecast less value."),
             "absolute_error": (pl.Float64(), "Absolute error."),
+            **intervals.SCORES,
         }
     )
     drift_columns = MappingProxyType(drift.COLUMNS)
     time_column = "issued_at"
+    look_back = intervals.RECENT
 
     # --- data ---------------------------------------------------------------------------------------------------------
 
@@ -222,15 +225,29 @@ class Forecast:
         """Promote by evidence, the fleet and series by series: see :func:`lakehouse_assets.ml.gate.decide`."""
         return gate.decide(result, challenger, policy, groups or {}, has_champion)
 
+    # --- prediction ---------------------------------------------------------------------------------------------------
+
+    def calibrate(self, predicted: pl.DataFrame, earlier: pl.LazyFrame, features: pl.LazyFrame) -> pl.DataFrame:
+        """Forecasts with quantiles that know of the latest errors: see :func:`intervals.calibrate`."""
+        actual = features.select(*self.keys, "horizon", "known_at", value=self.target)
+        return intervals.calibrate(predicted, earlier, actual)
+
     # --- monitoring ---------------------------------------------------------------------------------------------------
 
     def errors(self, predictions: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:
-        """Predictions with the value that came true: adds value, error (forecast - value), absolute_error."""
+        """Predictions with the value that came true: adds value, error (forecast - value), absolute_error, and scores
+        of the quantiles.
+        """
         actual = features.select(*self.keys, pl.col(self.target).alias("value")).filter(pl.col("value").is_finite())
         error = pl.col("yhat") - pl.col("value")
-        return predictions.join(actual, on=list(self.keys), how="inner").with_columns(
-            error=error, absolute_error=error.abs()
-        )
+        compared = predictions.join(actual, on=list(self.keys), how="inner")
+        return intervals.scored(compared.with_columns(error=error, absolute_error=error.abs()))
+
+    def scores(self, errors: pl.DataFrame) -> dict[str, float]:
+        """mean_absolute_error, bias, coverage_80, coverage_95, pinball; without those that have nothing to stand on."""
+        means = errors.select(mean_absolute_error=pl.col("absolute_error").mean(), bias=pl.col("error").mean())
+        found = {**means.row(0, named=True), **intervals.coverage(errors).drop("hours").row(0, named=True)}
+        return {name: value for name, value in found.items() if value is not None}
 
     def weekly_losses(
         self,
@@ -288,6 +305,12 @@ class Forecast:
         return drift.input_drift(reference, current).group_by("series_id", maintain_order=True).head(3)
 
     # --- pictures -----------------------------------------------------------------------------------------------------
+
+    def error_pictures(self, errors: pl.LazyFrame) -> dict[str, bytes]:
+        """Coverage by week, and the latest forecasts with their intervals: PNG by name."""
+        from lakehouse_assets.ml import pictures
+
+        return pictures.error_pictures(errors)
 
     def pictures(self, result: BacktestResult) -> dict[str, bytes]:
         """leaderboard, forecast against actual, error by hour of the horizon, worst series: PNG by name."""

@@ -1,12 +1,14 @@
 """Pictures that a person would rather see than a table: small PNGs, drawn without a display."""
 
 import io
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from lakehouse_assets.ml.definition import BacktestResult
+from lakehouse_assets.ml.intervals import BANDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,6 +97,50 @@ def _series(result: BacktestResult, most: int = 15) -> bytes:
     ax.barh(rows["key"].to_list(), rows["mape"].to_list(), color=PALE)
     ax.set_xlabel(f"mean absolute percentage error of {result.best}: worst series")
     ax.tick_params(labelsize=7)
+    return _png(figure)
+
+
+def error_pictures(errors: pl.LazyFrame) -> dict[str, bytes]:
+    """coverage: by week and interval against its nominal; band: the latest week with its intervals. PNG by name."""
+    if not errors.select("pinball").drop_nulls().head(1).collect().height:
+        return {}
+    return {"coverage": _coverage(errors), "band": _band(errors)}
+
+
+def _coverage(errors: pl.LazyFrame) -> bytes:
+    """Share of the values inside their interval, week by week, over all series."""
+    shares = [pl.col(f"covered_{band}").mean() * 100 for band in BANDS]
+    weekly = errors.group_by(pl.col("issued_at").dt.truncate("1w").alias("week")).agg(shares).sort("week")
+    rows = weekly.collect(engine="streaming")
+    figure, (ax,) = _figure(6.4, 3)
+    for band, color in zip(BANDS, (ACCENT, INK), strict=True):
+        ax.axhline(float(band), color=color, linewidth=0.8, linestyle="--")
+        ax.plot(rows["week"], rows[f"covered_{band}"], color=color, marker=".", label=f"{band} % interval")
+    ax.set_ylabel("values inside, %")
+    ax.set_ylim(top=100)
+    ax.tick_params(labelsize=7)
+    ax.legend(fontsize=7, frameon=False, loc="lower left")
+    return _png(figure)
+
+
+def _band(errors: pl.LazyFrame, panels: int = 3) -> bytes:
+    """Forecasts with their intervals and what came, over the latest week, for the largest series."""
+    week = errors.filter(pl.col("issued_at") > pl.col("issued_at").max() - timedelta(days=7))
+    size = week.group_by("series_id").agg(pl.col("value").abs().mean())
+    chosen = size.sort(["value", "series_id"], descending=[True, False]).head(panels).collect()["series_id"].to_list()
+    shown = week.filter(pl.col("series_id").is_in(chosen)).sort("ts").collect()
+    figure, axes = _figure(8, 1.8 * len(chosen), len(chosen))
+    for ax, series in zip(axes, chosen, strict=True):
+        rows = shown.filter(series_id=series)
+        for (band, (lower, upper)), alpha in zip(BANDS.items(), (0.35, 0.2), strict=True):
+            ax.fill_between(
+                rows["ts"], rows[lower], rows[upper], color=ACCENT, alpha=alpha, linewidth=0, label=f"{band} %"
+            )
+        ax.plot(rows["ts"], rows["yhat"], color=ACCENT, linewidth=1, label="forecast")
+        ax.plot(rows["ts"], rows["value"], color=INK, linewidth=1, label="actual")
+        ax.set_title(series, fontsize=9, loc="left")
+        ax.tick_params(labelsize=7)
+    axes[0].legend(fontsize=7, frameon=False, ncols=4, loc="upper right")
     return _png(figure)
 
 
