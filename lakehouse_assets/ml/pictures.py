@@ -1,13 +1,14 @@
 """Pictures that a person would rather see than a table: small PNGs, drawn without a display."""
 
 import io
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from lakehouse_assets.ml.definition import BacktestResult
+from lakehouse_assets.ml.definition import BacktestResult, Trial
 from lakehouse_assets.ml.intervals import BANDS
 
 if TYPE_CHECKING:
@@ -56,6 +57,37 @@ def _leaderboard(result: BacktestResult) -> bytes:
     ax.set_xlabel("error relative to the seasonal naive forecast (lower is better)")
     ax.margins(x=0.12)
     return _png(figure)
+
+
+def search_picture(trials: Sequence[Trial]) -> bytes:
+    """The best loss of every family, the best on top; below, all trials in order, and the best so far."""
+    ended = [trial for trial in trials if trial.losses]
+    complete = [trial for trial in ended if trial.state == "complete"]
+    best = {f: min((t for t in ended if t.family == f), key=_rank) for f in {t.family for t in ended}}
+    order = sorted(best, key=lambda family: _rank(best[family]), reverse=True)
+    figure, (families, history) = _figure(7, 3.2 + 0.3 * len(order), 2)
+    colours = [ACCENT if family == (order or [""])[-1] else PALE for family in order]
+    bars = families.barh(order, [best[f].losses[-1] for f in order], color=colours)
+    labels = ["" if best[f].state == "complete" else " (given up early)" for f in order]
+    families.bar_label(bars, [f" {best[f].losses[-1]:.3f}{label}" for f, label in zip(order, labels, strict=True)])
+    families.set_title("best trial of each family", fontsize=9, loc="left")
+    families.margins(x=0.25)
+    for family in order[::-1]:
+        mine = [trial for trial in ended if trial.family == family]
+        history.plot([t.number for t in mine], [t.losses[-1] for t in mine], ".", markersize=8, label=family)
+    given_up = [trial for trial in ended if trial.state != "complete"]
+    history.plot([t.number for t in given_up], [t.losses[-1] for t in given_up], "x", color=INK, label="given up early")
+    if complete:
+        so_far = np.minimum.accumulate([t.losses[-1] for t in complete])
+        history.step([t.number for t in complete], so_far, where="post", color=ACCENT, linewidth=1)
+    history.set_xlabel("trial")
+    history.set_ylabel("error relative to the seasonal naive")
+    history.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _png(figure)
+
+
+def _rank(trial: Trial) -> tuple[bool, float]:
+    return trial.state != "complete", trial.losses[-1]
 
 
 def _forecast(result: BacktestResult, panels: int = 3) -> bytes:
