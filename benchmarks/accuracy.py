@@ -10,14 +10,16 @@ Seven regions have broken or biased published forecasts and are left out of the 
 
 import argparse
 import json
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
+from vic_elec import vic_elec
 
 from lakehouse_assets.lake.table import Lake
-from lakehouse_assets.ml.estimators import Blend, Boosting, Ridge
+from lakehouse_assets.ml.estimators import Blend
 from lakehouse_assets.ml.forecast import Forecast
 from lakehouse_assets.models.demand_forecast import demand_forecast
 from lakehouse_assets.settings import get_settings
@@ -73,17 +75,18 @@ def summary(scores: pl.DataFrame) -> dict[str, float]:
 def unaided(lake: Lake) -> pl.LazyFrame:
     """Forecasts of the model's own candidates without anything of the published forecast."""
     features = lake.table("features/demand").scan()
-    published = ("published_forecast", "forecast_", "error_")
-    names = [name for name in features.collect_schema().names() if not name.startswith(published)]
+    published = re.compile(r"forecast_|error_|.*published_forecast|.*_error_")
+    names = [name for name in features.collect_schema().names() if not published.match(name)]
     kind = demand_forecast.kind
     assert isinstance(kind, Forecast)
     candidates = {
         name: candidate
         for name, candidate in demand_forecast.candidates.items()
-        if not (isinstance(candidate, Ridge) and candidate.on_published) and not isinstance(candidate, Blend)
+        if not getattr(candidate, "on_published", False) and not isinstance(candidate, Blend)
     }
-    members = tuple(name for name, candidate in candidates.items() if isinstance(candidate, Ridge | Boosting))
-    candidates["blend"] = Blend(members)
+    blend = demand_forecast.candidates["blend"]
+    assert isinstance(blend, Blend)
+    candidates["blend"] = Blend(tuple(name for name in blend.members if name in candidates))
     panel = kind.dataset(features.select(names)).panel()
     model = None
     parts = []
@@ -123,6 +126,7 @@ def main() -> None:
     parser.add_argument("--unaided", action="store_true", help="also without the published forecast")
     parser.add_argument("--regions", action="store_true", help="print every region")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--vic-elec", action="store_true", help="also Victoria in December 2014 (see vic_elec.py)")
     arguments = parser.parse_args()
     lake = Lake.from_settings()
     predictions = lake.table("predictions/demand_forecast")
@@ -136,6 +140,8 @@ def main() -> None:
     if arguments.unaided:
         scores = score(unaided(lake))
         figures["eia930_unaided"] = show("without the published forecast", scores, arguments.regions)
+    if arguments.vic_elec:
+        figures["vic_elec"] = vic_elec()
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2))
 

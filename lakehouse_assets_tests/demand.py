@@ -164,7 +164,10 @@ def texts(
 
 
 def refine(
-    declaration: Declaration, rows: pl.DataFrame, issue_times: Sequence[datetime] | None = None
+    declaration: Declaration,
+    rows: pl.DataFrame,
+    issue_times: Sequence[datetime] | None = None,
+    series: pl.DataFrame | None = None,
 ) -> dict[str, pl.DataFrame]:
     """The tables made from bronze rows, in memory, all months at once."""
     first_months = rows.group_by("series_id").agg(first_month=pl.col("month").min())
@@ -177,6 +180,6 @@ def refine(
     made["gold"] = demand_hourly.transform(made["silver"].lazy(), declaration, first_good, edge, start, end).collect()
     first_hours = made["gold"].group_by("series_id").agg(first_hour=pl.col("ts").min())
     times = declaration.issue_times(start, edge) if issue_times is None else list(issue_times)
-    frames = list(features.transform(made["gold"].lazy(), declaration, None, first_hours, times))
+    frames = list(features.transform(made["gold"].lazy(), declaration, series, first_hours, times))
     made["features"] = pl.concat(frames) if frames else features.contract(declaration).create_empty()
     return made

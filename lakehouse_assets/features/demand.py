@@ -6,6 +6,7 @@ landed for month m changes rows of m, of m+1 (trailing statistics) and, through 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
@@ -56,6 +57,9 @@ LAGS = tuple(range(24, 337, 24))
 LAST = (1, 2, 3, 6)
 ERROR_LAGS, FORECAST_LAGS, ERROR_LAST = (24, 48, 168), (24, 168), (1, 2, 3)
 MEANS = (24, 168, 672)
+PLACES = {"near": (0, 0), "north": (0, 1), "east": (1, 0), "south": (0, -1), "west": (-1, 0)}
+PLACE_NAMES = {"near": "nearby", **{name: f"some 700 km to the {name}" for name in list(PLACES)[1:]}}
+AWAY_KM, NEAR_KM, MOST_NEIGHBOURS = 700.0, 300.0, 24
 
 
 class FeaturesDemand(dy.Schema):
@@ -114,6 +118,15 @@ def _descriptions(declaration: Declaration) -> dict[str, str]:
     for name in declaration.after:
         found |= {f"{name}_lag_{k}h": f"Covariate `{name}` {k} hours before `ts`. {known}" for k in (24, 48)}
         found[f"{name}_mean_24h"] = f"Mean of `{name}` over the last 24 known hours at the issue time."
+    if declaration.has_coordinates:
+        for place in PLACES:
+            about = f"of the series {PLACE_NAMES[place]}, relative to their mean of 168 h"
+            found[f"{place}_last_day"] = f"Same hour of the last 24 known ones {about}, less 1."
+            found[f"{place}_change_3h"] = f"Last three known hours less those a day before {about}."
+            if declaration.has_published_forecast:
+                found[f"{place}_{PUBLISHED_FORECAST}"] = f"Published forecast for `ts` {about}, less 1."
+                found[f"{place}_error_last_1h"] = f"Known value less published forecast, last known hour {about}."
+                found[f"{place}_error_mean_24h"] = f"The same, mean of the last 24 known hours {about}."
     return found
 
 
@@ -165,13 +178,15 @@ def transform(
     for batch in (months[i : i + width] for i in range(0, len(months), width)):
         panels = _Panels(hours, declaration, first_hours, [at for month in batch for at in by_month[month]])
         calendars = _Calendars(panels, declaration, series)
+        neighbours = _Neighbours(panels, series) if declaration.has_coordinates else None
         for month in batch:
             eligible = panels.eligible(by_month[month])
+            around = neighbours.month(by_month[month], eligible) if neighbours else None
             for start in range(0, first_hours.height, BLOCK):
                 some = np.zeros_like(eligible)
                 some[:, start : start + BLOCK] = eligible[:, start : start + BLOCK]
                 if some.any():
-                    frame = _month(panels, calendars, declaration, by_month[month], some)
+                    frame = _month(panels, calendars, around, declaration, by_month[month], some)
                     yield frame.with_columns(month=pl.lit(month)).select(columns)
 
 
@@ -259,7 +274,12 @@ def _micros(at: datetime) -> int:
 
 
 def _month(
-    panels: _Panels, calendars: "_Calendars", declaration: Declaration, times: list[datetime], eligible: np.ndarray
+    panels: _Panels,
+    calendars: "_Calendars",
+    around: "_Around | None",
+    declaration: Declaration,
+    times: list[datetime],
+    eligible: np.ndarray,
 ) -> pl.DataFrame:
     horizon = declaration.horizon_hours
     first, last = panels.first_of(times), panels.last_known(times)
@@ -309,6 +329,8 @@ def _month(
         for k in (24, 48):
             found[f"{name}_lag_{k}h"] = at(panels.covariates[name], k, known=True)
         found[f"{name}_mean_24h"] = spread(_means(window(panels.covariates[name], 24), (24,))[24])
+    if around is not None:
+        found |= around.of(n, s)
 
     known_at = pl.Series(at(panels.known_at, 0, known=False).ravel())
     issued_at = pl.Series(times, dtype=pl.Datetime("us", "UTC")).gather(np.repeat(n, horizon))
@@ -344,6 +366,102 @@ def _std(values: np.ndarray) -> np.ndarray:
     mean = _means(values, (values.shape[1],))[values.shape[1]]
     deviation = np.nan_to_num(values - mean[:, None])
     return np.where(np.isnan(mean), np.nan, np.sqrt((deviation**2).sum(axis=1) / np.maximum(count - 1, 1)))
+
+
+class _Neighbours:
+    """What was known around each series: weather comes over the neighbours, and reaches them first.
+
+    A place is the weighted mean over the series that lie there: `near` by exp(-distance / 300 km), the others by a bell
+    around the point 700 km to the north, east, south or west. At most 24 series count, the heaviest.
+    """
+
+    def __init__(self, panels: _Panels, series: pl.DataFrame | None) -> None:
+        self._panels = panels
+        empty = {"series_id": pl.String, "latitude": pl.Float64, "longitude": pl.Float64}
+        table = pl.DataFrame(schema=empty) if series is None else series.select(list(empty))
+        placed = (
+            panels.series.alias("series_id").to_frame().join(table, on="series_id", how="left", maintain_order="left")
+        )
+        latitude, longitude = (placed[name].to_numpy().astype(float) for name in ("latitude", "longitude"))
+        count = max(0, min(MOST_NEIGHBOURS, len(placed) - 1))
+        self._others = {place: np.empty((len(placed), count), np.int64) for place in PLACES}
+        self._weights = {place: np.empty((len(placed), count)) for place in PLACES}
+        for start in range(0, len(placed) if count else 0, 500):
+            mine = np.arange(start, min(start + 500, len(placed)))
+            # Kilometres on the plane that touches the globe at each series.
+            degrees = (longitude - longitude[mine, None] + 180) % 360 - 180
+            east = degrees * np.cos(np.radians(latitude[mine, None])) * 111.2
+            north = (latitude - latitude[mine, None]) * 111.2
+            for place, (x, y) in PLACES.items():
+                if place == "near":
+                    weights = np.exp(-np.hypot(east, north) / NEAR_KM)
+                else:
+                    square = (east - AWAY_KM * x) ** 2 + (north - AWAY_KM * y) ** 2
+                    weights = np.exp(-2 * square / AWAY_KM**2)
+                weights = np.nan_to_num(weights)
+                weights[np.arange(len(mine)), mine] = 0.0
+                heaviest = np.sort(np.argpartition(-weights, count - 1, axis=1)[:, :count], axis=1)
+                self._others[place][mine] = heaviest
+                self._weights[place][mine] = np.take_along_axis(weights, heaviest, axis=1)
+
+    def month(self, times: list[datetime], eligible: np.ndarray) -> "_Around":
+        """What each series shows at each issue time, for the others to look at."""
+        panels, horizon = self._panels, self._panels.declaration.horizon_hours
+        forecast = panels.covariates.get(PUBLISHED_FORECAST)
+        steps = np.arange(horizon)
+        shown = []
+        for first, last, there in zip(panels.first_of(times), panels.last_known(times), eligible, strict=True):
+            week = panels.known[:, last - 167 : last + 1]
+            size = np.abs(_means(week, (168,))[168])[:, None]
+            size = np.where(there[:, None] & (size > 0), size, np.nan)
+            parts = [
+                week[:, 167 - (last - first - steps) % 24] / size - 1,
+                (_means(week, (3,))[3] - _means(week[:, :-24], (3,))[3])[:, None] / size,
+            ]
+            if forecast is not None:
+                ahead = forecast[:, first : first + horizon]
+                errors = week[:, -24:] - forecast[:, last - 23 : last + 1]
+                mean = _means(errors, (24,))[24]
+                parts += [np.where(ahead > 0, ahead, np.nan) / size - 1, errors[:, -1:] / size, mean[:, None] / size]
+            shown.append(np.concatenate(parts, axis=1))
+        values = np.array(shown)
+        values[~(np.abs(values) <= 1)] = np.nan  # a slip of one must not reach all around it
+        names = ["last_day", "change_3h"]
+        widths = [horizon, 1]
+        if forecast is not None:
+            names += [PUBLISHED_FORECAST, "error_last_1h", "error_mean_24h"]
+            widths += [horizon, 1, 1]
+        return _Around(self._others, self._weights, values, dict(zip(names, widths, strict=True)), horizon)
+
+
+@dataclass(frozen=True)
+class _Around:
+    """A month of what the series show: values (issue times, series, columns of all features); widths by feature."""
+
+    others: dict[str, np.ndarray]
+    weights: dict[str, np.ndarray]
+    values: np.ndarray
+    widths: dict[str, int]
+    horizon: int
+
+    def of(self, n: np.ndarray, s: np.ndarray) -> dict[str, np.ndarray]:
+        """The features of entries (issue time, series), flattened over the horizon."""
+        found = {}
+        for place, others in self.others.items():
+            total, weight = np.zeros((2, len(n), self.values.shape[2]))
+            # One neighbour after the other, not a matrix product: an entry must not depend on what else is computed.
+            for k in range(others.shape[1]):
+                values = self.values[n, others[s, k]]
+                weights = np.where(np.isnan(values), 0.0, self.weights[place][s, k, None])
+                total += weights * np.nan_to_num(values)
+                weight += weights
+            mean = np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
+            start = 0
+            for name, width in self.widths.items():
+                part = mean[:, start : start + width]
+                found[f"{place}_{name}"] = np.broadcast_to(part, (len(n), self.horizon)).ravel()
+                start += width
+        return found
 
 
 class _Calendars:
@@ -420,9 +538,12 @@ def _lineage(declaration: Declaration) -> dg.TableColumnLineage:
         **{name: ["gold/demand_hourly:ts"] for name in ("hour", "day_of_week", "horizon")},
         "month": [],
     }
+    around = [name for name in _descriptions(declaration) if name.partition("_")[0] in PLACES]
     for name in _descriptions(declaration):
         source = next((c for c in declaration.covariate_columns if name == c or name.startswith(f"{c}_")), None)
-        if name.startswith("error_"):
+        if name in around:
+            explicit[name] = [*_FROM_ERRORS] if PUBLISHED_FORECAST in name or "_error_" in name else _FROM_VALUES
+        elif name.startswith("error_"):
             explicit[name] = _FROM_ERRORS
         elif name.startswith("forecast_lag_"):
             explicit[name] = [f"gold/demand_hourly:{PUBLISHED_FORECAST}"]

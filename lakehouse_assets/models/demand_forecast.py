@@ -5,6 +5,7 @@ of a day, and regressions that are drawn more.
 """
 
 from lakehouse_assets.features import demand
+from lakehouse_assets.ml.daily import DailyRidge
 from lakehouse_assets.ml.definition import Candidate, DriftPolicy, GatePolicy, ModelDefinition, RetrainPolicy
 from lakehouse_assets.ml.estimators import Blend, Boosting, Ridge, SeasonalNaive
 from lakehouse_assets.ml.forecast import Forecast
@@ -13,8 +14,10 @@ LONG: dict[str, Candidate] = {
     "seasonal_naive": SeasonalNaive(),
     "ridge": Ridge(),
     "ridge_on_published": Ridge(on_published=True, clip=(-0.25, 0.25)),
+    "daily": DailyRidge(),
+    "daily_on_published": DailyRidge(on_published=True, strength=30.0, clip=(-0.25, 0.25)),
     "boosting": Boosting(),
-    "blend": Blend(("ridge", "ridge_on_published", "boosting")),
+    "blend": Blend(("ridge", "ridge_on_published", "daily", "daily_on_published", "boosting")),
 }
 SHORT: dict[str, Candidate] = {
     "seasonal_naive": SeasonalNaive(),

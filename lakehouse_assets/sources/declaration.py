@@ -29,7 +29,10 @@ RESERVED_NAMES = frozenset([
     "holidays", "latitude", "longitude", "yhat", "model_version",
 ])
 # fmt: on
-_RESERVED_PATTERN = re.compile(r"(lag|last|mean|std|min|max|forecast_lag|error_(lag|last|mean))_\d+h")
+_RESERVED_PATTERN = re.compile(
+    r"(lag|last|mean|std|min|max|forecast_lag|error_(lag|last|mean))_\d+h|"
+    r"(near|north|east|south|west)_(last_day|change_3h|published_forecast|error_last_1h|error_mean_24h)"
+)
 _DURATION = re.compile(r"(\d+)(m|h|d)")
 _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
@@ -270,6 +273,12 @@ class Declaration(_Part):
     def has_published_forecast(self) -> bool:
         """Whether a covariate has the role `published_forecast`."""
         return PUBLISHED_FORECAST in self.covariate_sources
+
+    @property
+    def has_coordinates(self) -> bool:
+        """Whether the table of the series says where they lie."""
+        columns = self.series.columns if self.series else None
+        return columns is not None and columns.latitude is not None and columns.longitude is not None
 
     @property
     def raw_columns(self) -> list[str]:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakehouse_assets.features import demand as features
+from lakehouse_assets.sources.declaration import PUBLISHED_FORECAST
 from lakehouse_assets_tests.demand import (
     HOUR,
     PUBLISHED,
@@ -32,9 +33,25 @@ BERLIN = {
     "publication_delay": "3h",
     "horizon": "48h",
     "start": "2021-02-01",
+    "series": {"file": "series.csv", "columns": {"latitude": "latitude", "longitude": "longitude"}},
 }
+SERIES = pl.DataFrame(
+    {
+        "series_id": ["a", "b"],
+        "group": ["one", "one"],
+        "time_zone": ["Europe/Berlin"] * 2,
+        "holidays": [None, None],
+        "latitude": [52.5, 48.1],
+        "longitude": [13.4, 11.6],
+    },
+    schema_overrides={"holidays": pl.String},
+)
 DAYS = 75  # from February into April: a change of the clock lies in between
 FIRST = datetime(2021, 2, 1, tzinfo=UTC)
+
+
+def value_of(hours: dict, name: str, at: datetime, column: str) -> float | None:
+    return hours.get((name, at), {}).get(column)
 
 
 def _rows(seed: int = 0) -> pl.DataFrame:
@@ -69,7 +86,7 @@ def _rows(seed: int = 0) -> pl.DataFrame:
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict:
     declaration = declare(tmp_path_factory.mktemp("berlin"), **BERLIN)
     rows = landed(declaration, _rows())
-    return {"declaration": declaration, "rows": rows, **refine(declaration, rows)}
+    return {"declaration": declaration, "rows": rows, **refine(declaration, rows, series=SERIES)}
 
 
 def test_one_row_for_each_issue_time_series_and_hour(made: dict) -> None:
@@ -133,6 +150,23 @@ def test_every_feature_is_what_a_loop_over_known_hours_finds(made: dict) -> None
         expected |= {"hour": local.dt.hour()[0], "day_of_week": local.dt.weekday()[0]}
         angle = 2 * np.pi * (local.dt.ordinal_day()[0] - 1) / 365.25
         expected |= {"season_sin": np.sin(angle), "season_cos": np.cos(angle)}
+        # The other series is all that lies around, wherever the place is; relative to its own last week.
+        other = "b" if name == "a" else "a"
+        passed = [last - k * HOUR for k in range(168)]
+        recent = [hours.get((other, at), {}).get("known_value") for at in passed]
+        size = np.mean([v for v in recent if v is not None]) if any(recent) else np.nan
+        forecast = value_of(hours, other, ts, "published_forecast")
+        expected_around = {
+            "last_day": next(
+                v for at, v in zip(passed, recent, strict=True) if (ts - at) % timedelta(days=1) == timedelta(0)
+            ),
+            PUBLISHED_FORECAST: forecast,
+        }
+        eligible = issued >= (FIRST if other == "a" else FIRST + timedelta(days=3, hours=5)) + timedelta(days=28)
+        for column, v in expected_around.items():
+            ratio = np.nan if v is None else v / size - 1
+            there = eligible and abs(ratio) <= 1
+            expected |= {f"{place}_{column}": ratio if there else None for place in features.PLACES}
         target = hours.get((name, ts))
         reported = target is not None and not target["pending"] and target["imputed"] is None
         expected["value"] = target["value"] if reported else None
@@ -177,7 +211,7 @@ def test_what_was_not_known_changes_nothing(made: dict, hour: int, how: str) -> 
     past = pl.col("issued_at") <= moment
     expected = made["features"].filter(past).select(columns)
     assert expected.height
-    found = refine(declaration, corrupted, declaration.issue_times(FIRST, moment))["features"]
+    found = refine(declaration, corrupted, declaration.issue_times(FIRST, moment), SERIES)["features"]
     assert found.select(columns).equals(expected)
 
 
@@ -188,9 +222,39 @@ def test_blocks_of_series_and_batches_of_months_change_no_row(made: dict, monkey
     gold, whole = made["gold"], made["features"].sort(keys)
     first_hours = gold.group_by("series_id").agg(first_hour=pl.col("ts").min())
     times = sorted(whole["issued_at"].unique())
-    frames = list(features.transform(gold.lazy(), made["declaration"], None, first_hours, times))
+    frames = list(features.transform(gold.lazy(), made["declaration"], SERIES, first_hours, times))
     assert len(frames) == 2 * whole["month"].n_unique()
     assert pl.concat(frames).sort(keys).equals(whole)
+
+
+def test_places_are_where_they_are_said_to_be(tmp_path: Path) -> None:
+    """Five series, one in the middle; each of the others was higher by a share of its own in the last three hours."""
+    declaration = declare(tmp_path, series={"file": "s.csv", "columns": {"latitude": "x", "longitude": "y"}})
+    around = {"east": (40.0, -91.7), "north": (46.3, -100.0), "south": (33.7, -100.0), "west": (40.0, -108.3)}
+    places = {"middle": (40.0, -100.0), **around}
+    share = {"middle": 0.0, "east": 0.1, "north": 0.2, "south": 0.3, "west": 0.4}
+    curves = {name: np.full(40 * 24, 100.0) for name in places}
+    for name, curve in curves.items():
+        curve[-3:] *= 1 + share[name]
+    rows = pl.concat([texts(name, START, curve.tolist()) for name, curve in curves.items()])
+    table = pl.DataFrame(
+        {
+            "series_id": list(places),
+            "group": ["g"] * 5,
+            "time_zone": ["UTC"] * 5,
+            "holidays": pl.Series([None] * 5, dtype=pl.String),
+            "latitude": [at[0] for at in places.values()],
+            "longitude": [at[1] for at in places.values()],
+        }
+    )
+    at = [START + timedelta(days=40)]
+    found = refine(declaration, landed(declaration, rows), at, table)["features"].filter(series_id="middle", horizon=0)
+    for place in around:
+        assert found[f"{place}_change_3h"].item() == pytest.approx(share[place], abs=0.02), place
+    assert found["near_change_3h"].item() == pytest.approx(0.25, abs=0.02)
+    # Nobody lies east of the easternmost: the nearest to the point there speaks, and never the series itself.
+    edge = refine(declaration, landed(declaration, rows), at, table)["features"].filter(series_id="east", horizon=0)
+    assert edge["east_change_3h"].item() < 0.25
 
 
 def test_holidays_and_groups_come_from_the_table_of_the_series(tmp_path: Path) -> None:

@@ -1,0 +1,237 @@
+"""Regression on whole days: one design for all hours of a series' horizon, so that it may be wide and costs little.
+
+Where :class:`lakehouse_assets.ml.estimators.Ridge` has a regression of its own for each hour, here the hours share
+their inputs, and a single Gram matrix a series serves them all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lakehouse_assets.ml.estimators import (
+    AROUND,
+    CHUNK_BYTES,
+    PUBLISHED,
+    Array,
+    Columns,
+    Scales,
+    _Parameters,
+    covariates,
+    day_lags,
+    hours_back,
+    level,
+    published,
+)
+from lakehouse_assets.ml.linear import decayed_grams, solve_ridge_together
+from lakehouse_assets.ml.panel import DAY_US, Panel
+
+QUARTERS = 4
+KNOWN_SHARE = 0.75
+"""A day counts when so much of its horizon is known; the hours in between are filled in a straight line."""
+
+
+@dataclass(frozen=True)
+class DailyRidge(_Parameters):
+    """One ridge regression for each series from everything known at issue time to all hours of the horizon.
+
+    Inputs are the profiles of the last days, the calendar and what was known around the series, relative to its level
+    and then in standard deviations; a second round counts a day less whose error was large (Huber's weights, with the
+    median error as the bound). ``on_published`` learns the error of the published forecast instead of the value.
+    A day counts half after ``half_life`` days. strength: the penalty. clip: bounds of the relative target.
+    """
+
+    on_published: bool = False
+    half_life: float = 1000.0
+    strength: float = 10.0
+    clip: tuple[float, float] = (-0.7, 1.5)
+
+    def usable(self, data: Columns) -> bool:
+        """On the published forecast: only where there is one."""
+        return not self.on_published or data.has(PUBLISHED)
+
+    def design(self, panel: Panel, scales: Scales) -> tuple[list[str], Array]:
+        """The features' names and their values (S, D, p), relative to the level, NaN where unknown."""
+        s, d, h = panel.shape
+        size = level(panel)
+        day = min(h, 24)
+        found: list[tuple[str, np.ndarray]] = []
+
+        def add(name: str, values: np.ndarray) -> None:
+            """A feature for each column of (S, D, n), or one of (S, D)."""
+            if values.ndim == 2:
+                found.append((name, values))
+            else:
+                found.extend((f"{name}@{j}", values[:, :, j]) for j in range(values.shape[2]))
+
+        def quarters(values: np.ndarray) -> Array:
+            """The means of the horizon's quarters, (S, D, 4)."""
+            parts = np.array_split(np.asarray(values, np.float64), min(QUARTERS, h), axis=2)
+            return np.stack([part.mean(axis=2) for part in parts], axis=2)
+
+        lags = {k: lag[:, :, :day] / size[:, :, None] - 1.0 for k, lag in day_lags(panel)}
+        profiles = sorted(lags)[:1] if self.on_published else [*sorted(lags)[:2], *(k for k in lags if k == 168)]
+        for k in profiles:
+            add(f"lag_{k}h", lags[k])
+        for k in (k for k in lags if k not in profiles):
+            add(f"day_{k}h", lags[k].mean(axis=2))
+        names = [name for _, name in hours_back(panel, r"last_(\d+)h")]
+        names += [name for name in ("mean_24h", "mean_672h", "min_24h", "max_24h") if name in panel.columns]
+        for name in names:
+            add(name, panel.once(name) / size - 1.0)
+        if "std_168h" in panel.columns:
+            add("std_168h", panel.once("std_168h") / size)
+        if "day_of_week" in panel.columns:
+            weekday = panel.full("day_of_week")[:, :, day // 2]
+            for k in range(1, 8):
+                add(f"day_of_week={k}", (weekday == k).astype(float))
+        for name in ("is_holiday", "is_day_before_holiday", "is_day_after_holiday"):
+            if name in panel.columns:
+                add(name, quarters(panel.full(name)))
+        if "season_sin" in panel.columns and "season_cos" in panel.columns:
+            sin, cos = (panel.once(name).astype(np.float64) for name in ("season_sin", "season_cos"))
+            turns = {"season_sin": sin, "season_cos": cos}
+            for name, values in (turns | {"season_sin2": 2 * sin * cos, "season_cos2": cos * cos - sin * sin}).items():
+                add(name, values)
+            # What a warmer or longer day does depends on the season.
+            swinging = [name for name in ("mean_24h", "min_24h", "max_24h") if name in panel.columns]
+            for name in swinging:
+                for turn, values in turns.items():
+                    add(f"{name}*{turn}", (panel.once(name) / size - 1.0) * values)
+        for name in panel.columns:
+            match = AROUND.fullmatch(name)
+            if match and (self.on_published or match[2] in ("last_day", "change_3h")):
+                wide = panel.columns[name].ndim == 3
+                add(name, quarters(panel.full(name)) if wide else panel.once(name))
+        for name in covariates(panel):
+            value = scales.apply(panel, name)
+            add(name, quarters(value))
+            add(f"|{name}|", quarters(np.abs(value)))
+        if self.on_published:
+            add(PUBLISHED, published(panel) / size[:, :, None] - 1.0)
+            for _, name in hours_back(panel, r"error_\w+_(\d+)h"):
+                error = np.clip(panel.full(name) / size[:, :, None], -0.5, 0.5)
+                add(name, quarters(error) if panel.columns[name].ndim == 3 else error[:, :, 0])
+        values = np.empty((s, d, len(found)))
+        for j, (_, value) in enumerate(found):
+            values[:, :, j] = value
+        return [name for name, _ in found], values
+
+    def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> "list[DailyFit]":
+        """Two passes over the panel for all cutoffs, a block of series at a time."""
+        s, d, h = panel.shape
+        ends = np.asarray(cutoffs, np.int64)
+        scales = Scales.learn(panel, cutoffs[0])
+        names = self.design(panel.take(slice(0, 1), slice(0, 1)), scales)[0]
+        p = len(names)
+        mean, width = np.zeros((s, p)), np.ones((s, p))
+        coefficients = [np.full((s, p + 1, h), np.nan, np.float32) for _ in cutoffs]
+        chunk = max(1, int(CHUNK_BYTES // (16 * d * (p + h))))
+        before = panel.issued < cutoffs[0]
+        for start in range(0, s, chunk):
+            mine = slice(start, start + chunk)
+            part = panel.take(mine)
+            x = self.design(part, scales)[1]
+            mean[mine], width[mine] = _moments(x[:, before])
+            x = _standardised(x, mean[mine], width[mine])
+            base, size = self.base(part)
+            y, known_at = _whole_days(np.clip((part.target - base) / size[:, :, None], *self.clip), part.known_at)
+            block = np.searchsorted(ends, known_at)
+            rows = np.concatenate([np.ones((*x.shape[:2], 1)), x, y], axis=2).transpose(0, 2, 1)
+            weight = np.ones(rows.shape[::2])
+            for last in (False, True):
+                grams = decayed_grams(rows * np.sqrt(weight)[:, None], panel.days, block, ends / DAY_US, self.half_life)
+                for k, gram in enumerate(grams):
+                    coefficients[k][mine] = solve_ridge_together(gram[0], p, self.strength)
+                if not last:
+                    weight = _huber(rows, block, [c[mine] for c in coefficients])
+        return [DailyFit(self, panel.series.tolist(), names, mean, width, c, scales) for c in coefficients]
+
+    def base(self, panel: Panel) -> tuple[Array, Array]:
+        """What is corrected, (S, D, H), and the level, (S, D)."""
+        size = level(panel)
+        base = published(panel) if self.on_published else np.broadcast_to(size[:, :, None], panel.shape)
+        return base, size
+
+
+def _moments(x: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation (S, p) over the days; infinite where nothing varies, so that it says nothing."""
+    there = np.isfinite(x)
+    count = np.maximum(there.sum(axis=1), 1)
+    mean = np.where(there, x, 0.0).sum(axis=1) / count
+    width = np.sqrt((np.where(there, x - mean[:, None], 0.0) ** 2).sum(axis=1) / count)
+    return mean, np.where(width > 1e-6, width, np.inf)
+
+
+def _standardised(x: Array, mean: Array, width: Array) -> Array:
+    """The features in standard deviations, at most 4; the mean where they are unknown."""
+    return np.clip(np.nan_to_num((x - mean[:, None]) / width[:, None], nan=0.0), -4.0, 4.0)
+
+
+def _whole_days(y: Array, known_at: npt.NDArray[np.int64]) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Targets (S, D, H) without gaps, and when they were known, (S, D): never, where too many of the hours are not."""
+    there = np.isfinite(y)
+    enough = there.mean(axis=2) >= KNOWN_SHARE
+    filled = np.where(enough[:, :, None], y, 0.0)
+    hours = np.arange(y.shape[2])
+    for i, j in zip(*np.nonzero(enough & ~there.all(axis=2)), strict=True):
+        mine = there[i, j]
+        filled[i, j] = np.interp(hours, hours[mine], y[i, j, mine])
+    last = np.where(there, known_at, np.iinfo(np.int64).min).max(axis=2)
+    return filled, np.where(enough, last, np.iinfo(np.int64).max)
+
+
+def _huber(rows: Array, block: npt.NDArray[np.integer], coefficients: Sequence[npt.NDArray[np.float32]]) -> Array:
+    """A day's weight (B, D): one over its mean absolute error in medians of it, at most 1.
+
+    Days that were known at the first cutoff have the error of its fit, later ones that of the fit before them: a weight
+    knows nothing that came after its day.
+    """
+    p = coefficients[0].shape[1]
+    error = np.full(block.shape, np.nan)
+    for k in range(len(coefficients)):
+        for i, a in enumerate(rows):
+            mine = np.flatnonzero((block[i] <= 1) if k == 0 else (block[i] == k + 1))
+            if len(mine):
+                fitted = a[:p, mine].T @ coefficients[k][i].astype(np.float64)
+                error[i, mine] = np.abs(a[p:, mine].T - fitted).mean(axis=1)
+    learned = np.where(block == 0, error, np.nan)
+    weight = np.ones(block.shape)
+    for i in range(len(error)):
+        known = learned[i][np.isfinite(learned[i])]
+        if len(known):
+            weight[i] = np.minimum(np.median(known) / np.maximum(np.nan_to_num(error[i]), 1e-12), 1.0)
+    return weight
+
+
+@dataclass(frozen=True)
+class DailyFit:
+    """mean, width: (S, p) of the features; coefficients: (S, p + 1, H), intercept first."""
+
+    recipe: DailyRidge
+    series: list[str]
+    names: list[str]
+    mean: Array
+    width: Array
+    coefficients: npt.NDArray[np.float32]
+    scales: Scales
+
+    def predict(self, panel: Panel) -> Array:
+        """See :class:`lakehouse_assets.ml.estimators.Fit`; NaN for unknown series and where the base is missing."""
+        if not self.recipe.usable(panel):
+            return np.full(panel.shape, np.nan)
+        names, x = self.recipe.design(panel, self.scales)
+        if names != self.names:
+            missing = sorted(set(self.names) ^ set(names))
+            raise ValueError(f"the features are not those of the fit; they differ in {', '.join(missing)}")
+        place = {s: i for i, s in enumerate(self.series)}
+        rows = np.array([place.get(s, -1) for s in panel.series])
+        x = _standardised(x, self.mean[rows], self.width[rows])
+        b = np.where((rows >= 0)[:, None, None], self.coefficients[rows].astype(np.float64), np.nan)
+        relative = np.repeat(b[:, :1], panel.shape[1], axis=1)
+        # Not a matrix product: a row's forecast must not depend on how many rows are forecast with it.
+        for j in range(x.shape[2]):
+            relative += x[:, :, j, None] * b[:, None, j + 1]
+        base, size = self.recipe.base(panel)
+        return base + size[:, :, None] * relative

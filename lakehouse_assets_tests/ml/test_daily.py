@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lakehouse_assets.ml.daily import DailyFit, DailyRidge
+from lakehouse_assets.ml.estimators import naive_from
+from lakehouse_assets.ml.panel import Panel
+from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
+
+
+@pytest.fixture(scope="module")
+def panel() -> Panel:
+    return Panel.from_frame(feature_frame(*load_curves(3, 200)))
+
+
+def _error(forecast: np.ndarray, panel: Panel) -> float:
+    return float(np.abs(forecast / panel.target - 1).mean())
+
+
+def test_whole_days_are_forecast_better_than_by_yesterday_and_by_what_is_published(panel: Panel) -> None:
+    cutoff = int(panel.issued[140])
+    late = panel.between(cutoff, int(panel.issued[-1]))
+    (own,) = DailyRidge().fit(panel, [cutoff], 0)
+    (corrected,) = DailyRidge(on_published=True, strength=30.0).fit(panel, [cutoff], 0)
+    assert _error(own.predict(late), late) < 0.8 * _error(naive_from(late), late)
+    assert _error(corrected.predict(late), late) < 0.8 * _error(late.full("published_forecast"), late)
+    assert not DailyRidge(on_published=True).usable(Panel.from_frame(feature_frame(load_curves(1, 60)[0])))
+
+
+def test_a_fit_knows_no_later_target(panel: Panel) -> None:
+    cutoffs = [int(panel.issued[i]) for i in (100, 130)]
+    spoiled = replace(panel, target=np.where(panel.known_at > cutoffs[0], panel.target * 3, panel.target))
+    before, after = (DailyRidge().fit(p, cutoffs, 0) for p in (panel, spoiled))
+    np.testing.assert_array_equal(before[0].coefficients, after[0].coefficients)
+    assert not np.array_equal(before[1].coefficients, after[1].coefficients)
+
+
+def test_a_cutoff_has_the_fit_that_it_would_have_alone(panel: Panel) -> None:
+    cutoffs = [int(panel.issued[i]) for i in (100, 130)]
+    both, alone = DailyRidge().fit(panel, cutoffs, 0), DailyRidge().fit(panel, cutoffs[:1], 0)
+    np.testing.assert_array_equal(both[0].coefficients, alone[0].coefficients)
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it(panel: Panel) -> None:
+    (fit,) = DailyRidge().fit(panel, [int(panel.issued[140])], 0)
+    whole = fit.predict(panel)
+    np.testing.assert_array_equal(fit.predict(panel.take(slice(1, 2), slice(150, 151))), whole[1:2, 150:151])
+    strange = replace(panel, series=np.array(["S0", "S1", "new"]))
+    assert np.isnan(fit.predict(strange)[2]).all()
+    np.testing.assert_array_equal(fit.predict(strange)[:2], whole[:2])
+
+
+def test_days_of_slips_hardly_count_and_gaps_do_no_harm(panel: Panel) -> None:
+    cutoff = int(panel.issued[140])
+    late = panel.between(cutoff, int(panel.issued[-1]))
+    target = panel.target.copy()
+    target[:, 20:140:12] *= 1.9
+    target[:, 5:140:7, 3:7] = np.nan
+    target[2, :140, :12] = np.nan  # of this one no day is known well enough
+
+    def fit(values: np.ndarray) -> DailyFit:
+        return DailyRidge().fit(replace(panel, target=values), [cutoff], 0)[0]
+
+    clean, spoiled = fit(panel.target).predict(late), fit(target).predict(late)
+    assert _error(spoiled[:2], late.take(slice(0, 2))) < 1.5 * _error(clean[:2], late.take(slice(0, 2)))
+    assert np.isnan(spoiled[2]).all()
