@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         None, ge=1, description="Processes that the engine `local` works with; by default one for each core."
     )
     seed: int = Field(20260101, ge=0, description="Seed of training, of resampling and of the simulator.")
+    candidates: Literal["declared", "auto"] = Field(
+        "declared", description="What competes in a training: what the model's definition names, or a search (`auto`)."
+    )
     host: str = Field("127.0.0.1", description="Address that the servers of `lakehouse ui` bind to.")
     dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster web UI.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="Port of the MLflow UI.")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import dataframely as dy
 import polars as pl
 
+from lakehouse_assets.lake.table import Table
 from lakehouse_assets.lake.table_asset import ContractClass, extended
 from lakehouse_assets.ml.definition import Columns
 
@@ -17,6 +18,7 @@ REPORT: Columns = {
 _TYPES: Mapping[type[pl.DataType], type[dy.Column]] = {
     pl.String: dy.String,
     pl.Float64: dy.Float64,
+    pl.Float32: dy.Float32,
     pl.Int64: dy.Int64,
     pl.Int16: dy.Int16,
     pl.Date: dy.Date,
@@ -43,3 +45,13 @@ def contract_of(name: str, columns: Columns, keys: Sequence[str], further: Colum
     contract = extended(dy.Schema, fields)
     contract.__name__ = name
     return contract
+
+
+def grow(table: Table, columns: Columns) -> None:
+    """Give a table that an earlier release wrote the columns that have come since; its rows hold null in them."""
+    if not table.exists():
+        return
+    schema = table.schema()
+    new = {name: dtype for name, (dtype, _) in columns.items() if name not in schema}
+    if new:
+        table.append(pl.DataFrame(schema={**schema, **new}), schema_mode="merge")

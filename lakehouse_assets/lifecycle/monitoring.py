@@ -11,7 +11,7 @@ import polars as pl
 
 from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lake.table_asset import column_schema, contract_check
-from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, REPORT, contract_of
+from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, REPORT, contract_of, grow
 from lakehouse_assets.lifecycle.engine import engine
 from lakehouse_assets.lifecycle.fleet import FleetRegistry
 from lakehouse_assets.lifecycle.names import Names, table_key
@@ -23,6 +23,8 @@ from lakehouse_assets.settings import get_settings
 WEEK = timedelta(days=7)
 # What came late is compared late: so far back errors are looked at again.
 _LOOK_BACK = timedelta(days=35)
+# So far back the pictures go.
+_SHOWN = timedelta(weeks=26)
 
 
 def errors_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
@@ -46,6 +48,8 @@ def errors_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.A
         if not predictions.exists():
             return dg.MaterializeResult(metadata={"reason": "nothing has been predicted yet"})
         table = lake.lake().table(table_key(names.errors))
+        grow(predictions, kind.prediction_columns)
+        grow(table, kind.error_columns)
         since = None
         if table.exists():
             since = table.scan().select(pl.col(time).max()).collect().item()
@@ -60,24 +64,24 @@ def errors_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.A
         actual = features.select(*kind.keys, definition.target).collect()
         compared = kind.errors(predicted, actual)
         result = table.merge(compared, keys=kind.keys, partition_by=["month"], run_id=context.run_id)
+        shown: dict[str, Any] = {}
+        if not compared.is_empty():
+            latest: datetime = compared.select(pl.col(time).max()).item()
+            rows = compared.filter(pl.col(time) > latest - WEEK)
+            shown = {f"last_week_{name}": value for name, value in kind.scores(rows).items()}
+            year = pl.col("month") >= (latest - _SHOWN).date().replace(day=1)
+            shown |= picture_metadata(kind.error_pictures(table.scan().filter(year)))
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": table.row_count(),
                 "rows_compared": compared.height,
                 "delta_version": result.version,
-                **{f"last_week_{key}": value for key, value in _last_week(compared, time).items()},
+                **shown,
             },
             data_version=dg.DataVersion(str(result.version)),
         )
 
     return errors, contract_check(errors, contract)
-
-
-def _last_week(compared: pl.DataFrame, time: str) -> dict[str, float]:
-    if compared.is_empty():
-        return {}
-    rows = compared.filter(pl.col(time) > pl.col(time).max() - WEEK)
-    return {"mean_absolute_error": float(rows["absolute_error"].mean()), "bias": float(rows["error"].mean())}  # type: ignore[arg-type]
 
 
 def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:

@@ -8,7 +8,7 @@ import polars as pl
 from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lake.table import Table
 from lakehouse_assets.lake.table_asset import column_schema, contract_check
-from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, contract_of
+from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, contract_of, grow
 from lakehouse_assets.lifecycle.fleet import Assignment, FleetRegistry
 from lakehouse_assets.lifecycle.names import Names, table_key
 from lakehouse_assets.ml.definition import ModelDefinition
@@ -41,6 +41,7 @@ def prediction_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, 
         fleet = FleetRegistry(definition.name, registry.registry(), lake.lake())
         in_force = fleet.assignment()
         table = lake.lake().table(table_key(names.prediction))
+        grow(table, kind.prediction_columns)
         if in_force is None:
             context.log.warning(f"{definition.name} has no champion yet; nothing is predicted")
             return dg.MaterializeResult(metadata={"reason": "no champion yet"})
@@ -53,6 +54,9 @@ def prediction_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, 
         frame = features.filter(pl.col("month").is_in(months) & pl.col(time).is_in(times)).collect()
         model = fleet.load(kind, in_force, frame[kind.keys[1]].unique().to_list())
         predicted = model.predict(frame).with_columns(month=pl.col(time).dt.date().dt.month_start())
+        known = pl.col("month") >= (min(times) - kind.look_back).date().replace(day=1)
+        earlier = table.scan().filter(known) if table.exists() else predicted.clear().lazy()
+        predicted = kind.calibrate(predicted, earlier, features.filter(known))
         result = table.merge(predicted, keys=kind.keys, partition_by=["month"], run_id=context.run_id)
         return dg.MaterializeResult(
             metadata={

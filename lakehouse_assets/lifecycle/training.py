@@ -7,7 +7,7 @@ training, with a nested run for each candidate.
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,8 +23,9 @@ from lakehouse_assets.lifecycle.evidence import save_backtest
 from lakehouse_assets.lifecycle.fleet import SINCE_CHANGE_TAG, FleetRegistry
 from lakehouse_assets.lifecycle.names import REQUESTED_AT_TAG, TRIGGER_TAG, Names
 from lakehouse_assets.lifecycle.pictures import picture_metadata
-from lakehouse_assets.ml.definition import BacktestResult, FittedModel, ModelDefinition
+from lakehouse_assets.ml.definition import BacktestResult, FittedModel, ModelDefinition, Search, Trial
 from lakehouse_assets.registry.resource import RegistryResource
+from lakehouse_assets.registry.training_run import TrainingRun
 from lakehouse_assets.settings import get_settings
 
 if TYPE_CHECKING:
@@ -78,10 +79,17 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
             ) as run,
         ):
             run.params({"seed": settings.seed, "cutoff": cutoff.isoformat(), "pins": json.dumps(pins)})
+            candidates = "auto" if settings.candidates == "auto" else definition.candidates
+            searched = None
+            if not isinstance(candidates, Mapping):
+                search = candidates if isinstance(candidates, Search) else Search()
+                report = _reporter(context, run)
+                searched = kind.search(dataset, search, cutoff=cutoff, seed=settings.seed, report=report)
+                candidates = searched.candidates
             with engine(settings):
                 result = kind.backtest(
                     dataset,
-                    definition.candidates,
+                    candidates,
                     cutoff=cutoff,
                     champion=fitted_champion,
                     seed=settings.seed,
@@ -91,12 +99,12 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
             summary = result.summary()
             for name, metrics in summary.items():
                 with run.child(name) as child:
-                    if name in definition.candidates:
-                        child.params(definition.candidates[name].parameters())
+                    if name in result.fitted:
+                        child.params(result.fitted[name].parameters())
                     child.metrics(metrics)
                     for step, fold in _metrics_by_fold(result, name):
                         child.metrics(fold, step=step)
-            pictures = kind.pictures(result)
+            pictures = {**(searched.pictures if searched else {}), **kind.pictures(result)}
             for name, png in pictures.items():
                 run.artifact_bytes(f"pictures/{name}.png", png)
             save_backtest(run, result, groups, champion.version if champion else None)
@@ -135,6 +143,22 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
         )
 
     return train
+
+
+def _reporter(context: dg.AssetExecutionContext, run: TrainingRun) -> Callable[[Trial], None]:
+    """Each trial of a search as a nested MLflow run, as it ends."""
+
+    def report(trial: Trial) -> None:
+        said = f"{trial.losses[-1]:.4f}" if trial.losses else trial.reason
+        context.log.info(f"trial {trial.number} {trial.family}: {trial.state}, {said} ({trial.seconds:.1f} s)")
+        tags = {"trial": trial.number, "family": trial.family, "state": trial.state, "reason": trial.reason}
+        with run.child(f"trial {trial.number} {trial.family}", tags) as child:
+            child.params(trial.candidate.parameters())
+            child.metrics({"seconds": trial.seconds})
+            for step, loss in enumerate(trial.losses):
+                child.metrics({"loss": loss}, step=step)
+
+    return report
 
 
 def code_version(definition: ModelDefinition) -> str:

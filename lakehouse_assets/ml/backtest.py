@@ -29,6 +29,7 @@ from lakehouse_assets.ml.fitted import (
     moment,
     speak,
 )
+from lakehouse_assets.ml.intervals import Intervals
 from lakehouse_assets.ml.metrics import REFERENCE, metric_sums, metrics_from
 from lakehouse_assets.ml.panel import KEYS, Panel
 from lakehouse_assets.ml.shards import Shard, Shards, each, in_threads
@@ -51,7 +52,8 @@ class Fold:
 class Plan:
     """What all shards of a training have in common.
 
-    recipes: all that is fitted, by name. entered: the candidates among them. alias: the champion's names in them.
+    recipes: all that is fitted, by name. entered: the candidates among them. reference: the one among them that others
+    are measured against. alias: the champion's names in them.
     own: at which folds the champion's stored fit forecasts. shared: the fits across series at each origin and at the
     end (microseconds since the epoch).
     """
@@ -61,6 +63,7 @@ class Plan:
     end: int
     recipes: Mapping[str, Candidate]
     entered: tuple[str, ...]
+    reference: str
     ladder: tuple[str, ...]
     shared: Mapping[str, Sequence[Fit]]
     alias: Mapping[str, str]
@@ -80,7 +83,7 @@ class Outcome:
 
     fits: at the end, of what was fitted here. recipes: the plan's, with what the blends learned; moments: what the
     whole fleet's blends are learned from. sums: of :func:`lakehouse_assets.ml.metrics.metric_sums`. costs: candidate,
-    CPU seconds and bytes.
+    CPU seconds and bytes. intervals: of each candidate.
     """
 
     series: tuple[str, ...]
@@ -90,6 +93,7 @@ class Outcome:
     sums: pl.DataFrame
     losses: pl.DataFrame
     levels: Mapping[str, float]
+    intervals: Mapping[str, Intervals]
     costs: pl.DataFrame
 
 
@@ -199,7 +203,7 @@ def score_shard(task: tuple[Plan, Shard, Champion]) -> Outcome:
         out[CHAMPION] = [
             champion.forecast(w) if own else s for w, own, s in zip(windows, plan.own, stand_in, strict=True)
         ]
-    losses = _losses(plan, panel, windows, out)
+    losses = _losses(plan, panel, windows, out | {REFERENCE: out[plan.reference]})
     return Outcome(
         series=shard.series,
         fits={n: fits[n][-1] for n in fitted_here if n not in plan.shared},
@@ -208,6 +212,7 @@ def score_shard(task: tuple[Plan, Shard, Champion]) -> Outcome:
         sums=metric_sums(losses, plan.names),
         losses=losses,
         levels=last_levels(panel.between(int(panel.issued[0]), plan.end + 1)),
+        intervals=_intervals(plan, windows, out),
         costs=costs(spent, shard.number),
     )
 
@@ -224,6 +229,19 @@ def _learn_blend(
     if not errors:
         return replace(blend, weights=None), np.zeros((len(blend.members),) * 2)
     return blend.learn(windows[0].series.tolist(), np.concatenate(errors, axis=2))
+
+
+def _intervals(plan: Plan, windows: Sequence[Panel], out: Mapping[str, list[Array]]) -> dict[str, Intervals]:
+    """The quantiles of each candidate's errors in the folds that are scored."""
+    scored = [k for k, fold in enumerate(plan.folds) if fold.number >= 0]
+    known = [np.where(windows[k].known_at <= plan.end, windows[k].target, np.nan) for k in scored]
+    actual = np.concatenate(known, axis=1)
+    return {
+        name: Intervals.learn(
+            windows[0].series.tolist(), np.concatenate([out[name][k] for k in scored], axis=1), actual
+        )
+        for name in plan.entered
+    }
 
 
 def _losses(plan: Plan, panel: Panel, windows: Sequence[Panel], out: Mapping[str, list[Array]]) -> pl.DataFrame:
@@ -271,10 +289,12 @@ def run(
     evidence = _folder(workspace, "losses") if several else None
     tasks = ((plan, shard, champion and champion.only(shard.series)) for shard in shards)
     sums, ledger, losses, moments = [], [spent], [], []
+    intervals: list[Mapping[str, Intervals]] = []
     for number, outcome in enumerate(each(score_shard, tasks), start=1):
         sums.append(outcome.sums)
         ledger.append(outcome.costs)
         moments.append(outcome.moments)
+        intervals.append({n: replace(i, series=(), offsets=i.offsets[:0]) for n, i in outcome.intervals.items()})
         if evidence is None:
             losses.append(outcome.losses)
         else:
@@ -309,6 +329,7 @@ def run(
             seed=plan.seed,
             expected_loss=dict(zip(mine["key"], mine["mae"], strict=True)),
             parts=Made(make, spool),
+            intervals=Intervals.across(found[name] for found in intervals),
         )
     return BacktestResult(
         best=min(plan.entered, key=lambda n: score.get(n, np.inf)),
@@ -354,6 +375,7 @@ def _part(plan: Plan, name: str, features: list[str], target: str, horizon: int,
         seed=plan.seed,
         expected_loss=dict(zip(mine["key"], mine["mae"], strict=True)),
         levels=outcome.levels,
+        intervals=outcome.intervals[name],
     )
 
 

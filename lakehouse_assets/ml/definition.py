@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import polars as pl
 
@@ -173,6 +173,47 @@ class BacktestResult:
 
 
 @dataclass(frozen=True)
+class Search:
+    """Candidates that are found by trial: which families of models, with which parameters.
+
+    trials: how many are tried at most. minutes: for how long at most (a search that ends by the clock is not the same
+    twice). members: on a sample of at most so many, so that a search costs the same for a large fleet. families: names
+    of the kind's; none: all that it knows. keep: how many families go on to the backtest.
+    """
+
+    trials: int = 40
+    minutes: float | None = None
+    members: int = 50
+    families: tuple[str, ...] = ()
+    keep: int = 4
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a search has tried: a candidate of a family, its loss (the mean so far) after each fold, and how it ended.
+
+    state: ``complete``; ``pruned`` (worse on the early folds than most); or ``failed``, with the reason.
+    """
+
+    number: int
+    family: str
+    candidate: Candidate
+    losses: tuple[float, ...]
+    state: str
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search has found: candidates that go on to the backtest, all trials, and pictures (PNG by name)."""
+
+    candidates: Mapping[str, Candidate]
+    trials: Sequence[Trial]
+    pictures: Mapping[str, bytes] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class GateDecision:
     """promote or keep; the reason in one sentence; the evidence as JSON-able numbers and tables.
 
@@ -249,8 +290,25 @@ class Kind(Protocol):
         """The column of the feature table that says as of when a row is (issued_at, as_of)."""
         ...
 
+    @property
+    def look_back(self) -> timedelta:
+        """How far back ``calibrate`` looks: what is older need not be read for it."""
+        ...
+
     def dataset(self, rows: pl.DataFrame | pl.LazyFrame) -> Any:
         """Rows of the feature table as a data set; rows that come lazily are read when and where they are needed."""
+        ...
+
+    def search(
+        self,
+        dataset: Any,
+        search: Search,
+        *,
+        cutoff: datetime | None = None,
+        seed: int = 0,
+        report: Callable[[Trial], None] | None = None,
+    ) -> SearchResult:
+        """Find candidates by trial; each trial is reported as it ends."""
         ...
 
     def backtest(
@@ -293,6 +351,18 @@ class Kind(Protocol):
         """Whether the challenger becomes champion, on the evidence of a backtest."""
         ...
 
+    def calibrate(self, predicted: pl.DataFrame, earlier: pl.LazyFrame, features: pl.LazyFrame) -> pl.DataFrame:
+        """Predictions, set right by what has come of earlier ones; a kind without a use for it returns ``predicted``.
+
+        earlier: rows of the prediction table. features: of the feature table.
+        What is known at the time of a prediction may be used, and nothing else.
+        """
+        ...
+
+    def scores(self, errors: pl.DataFrame) -> dict[str, float]:
+        """How good predictions were that have been compared with what came: measures by name."""
+        ...
+
     def errors(self, predictions: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:
         """Predictions joined to what came true, with their errors, for the rows whose target is known."""
         ...
@@ -315,6 +385,10 @@ class Kind(Protocol):
         """PNG pictures of a backtest by name."""
         ...
 
+    def error_pictures(self, errors: pl.LazyFrame) -> dict[str, bytes]:
+        """PNG pictures of predictions compared with what came, by name."""
+        ...
+
     def drift_pictures(self, history: pl.DataFrame) -> dict[str, bytes]:
         """PNG pictures of the weekly losses by name."""
         ...
@@ -325,7 +399,8 @@ class ModelDefinition:
     """All that the life cycle needs to know about a model.
 
     name: of the registered model and of all its assets. features: the key of its feature table ("features/demand").
-    candidates: by name, in the order in which ties are broken. primary metric and tests are the kind's.
+    candidates: by name, in the order in which ties are broken; or a search for them, ``"auto"`` being the search for
+    those who do not want to choose. primary metric and tests are the kind's.
     group: a text column of the feature table by which the gate looks after groups of members.
     """
 
@@ -334,7 +409,7 @@ class ModelDefinition:
     features: str
     target: str
     kind: Kind
-    candidates: Mapping[str, Candidate]
+    candidates: Mapping[str, Candidate] | Search | Literal["auto"]
     gate: GatePolicy = GatePolicy()
     drift: DriftPolicy = DriftPolicy()
     retrain: RetrainPolicy = RetrainPolicy()

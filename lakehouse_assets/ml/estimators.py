@@ -20,7 +20,7 @@ from lakehouse_assets.ml.panel import DAY_US, Panel
 
 Array = npt.NDArray[np.float64]
 PUBLISHED = "published_forecast"
-CHUNK_BYTES = 96_000_000
+CHUNK_BYTES = 24_000_000
 """Size of the largest design matrix that is held at once; the memory of a fit is a small multiple of it."""
 
 
@@ -143,16 +143,18 @@ class SeasonalNaive(_Parameters):
 
     def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> "list[NaiveFit]":
         """Choose between one day (the earliest known) and a week, by absolute error in the window before a cutoff."""
-        rules = ((24, 48, 168), (168, 24, 48))
+        errors = [np.abs(naive_from(panel, rule) - panel.target) for rule in ((24, 48, 168), (168, 24, 48))]
         fits = []
         for cutoff in cutoffs:
-            past = panel.between(cutoff - self.window_days * DAY_US, cutoff)
-            known = past.known_at <= cutoff
+            first, last = np.searchsorted(panel.issued, [cutoff - self.window_days * DAY_US, cutoff])
+            known = panel.known_at[:, first:last] <= cutoff
             loss = np.full((2, len(panel.series)), np.inf)
-            for i, rule in enumerate(rules):
-                error = np.where(known, np.abs(naive_from(past, rule) - past.target), np.nan)
-                count = np.isfinite(error).sum(axis=(1, 2))
-                loss[i] = np.where(count > 0, np.nansum(error, axis=(1, 2)) / np.maximum(count, 1), np.inf)
+            for i, error in enumerate(errors):
+                past = error[:, first:last]
+                there = known & np.isfinite(past)
+                count = there.sum(axis=(1, 2))
+                total = np.sum(past, axis=(1, 2), where=there)
+                loss[i] = np.where(count > 0, total / np.maximum(count, 1), np.inf)
             weekly = loss[1] < loss[0]
             fits.append(NaiveFit(dict(zip(panel.series.tolist(), weekly.tolist(), strict=True))))
         return fits

@@ -19,6 +19,7 @@ import polars as pl
 from lakehouse_assets.ml import estimators
 from lakehouse_assets.ml.definition import Candidate
 from lakehouse_assets.ml.estimators import Blend, Fit
+from lakehouse_assets.ml.intervals import COLUMNS, LEVELS, Intervals
 from lakehouse_assets.ml.panel import Panel
 
 Array = npt.NDArray[np.float64]
@@ -29,6 +30,7 @@ PREDICTION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "ts": pl.Datetime("us", "UTC"),
     "horizon": pl.Int16,
     "yhat": pl.Float64,
+    **{name: dtype for name, (dtype, _) in COLUMNS.items()},
 }
 
 
@@ -50,6 +52,7 @@ class FittedForecast:
 
     recipes and fits: by name, this candidate's own and those that it leans on (a blend's members, the ladder).
     expected_loss: mean absolute error of each series in the backtest. levels: the last known level of each series.
+    intervals: what the backtest's errors say of the quantiles; None where there was no backtest (a fresh fit).
     """
 
     name: str
@@ -64,14 +67,22 @@ class FittedForecast:
     seed: int
     expected_loss: Mapping[str, float]
     levels: Mapping[str, float]
+    intervals: Intervals | None = None
 
     def parameters(self) -> dict[str, Any]:
         """The candidate's parameters."""
         return self.recipes[self.name].parameters()
 
     def predict(self, data: pl.DataFrame | Panel) -> pl.DataFrame:
-        """One row (issued_at, series_id, ts, horizon, yhat) for each row of a feature frame or panel."""
+        """One row (issued_at, series_id, ts, horizon, yhat, quantiles) for each row of a feature frame or panel."""
         return predict(self, data)
+
+    def columns(self, panel: Panel) -> dict[str, npt.NDArray[np.floating]]:
+        """yhat and its quantiles by column, each (S, D, H)."""
+        yhat = self.forecast(panel)
+        if self.intervals is None:
+            return {"yhat": yhat, **{name: np.full(yhat.shape, np.nan, np.float32) for name in LEVELS}}
+        return {"yhat": yhat, **self.intervals.quantiles(panel.series.tolist(), yhat)}
 
     def forecast(self, panel: Panel) -> Array:
         """(S, D, H) forecasts; finite wherever the series has any history."""
@@ -103,7 +114,8 @@ class ShardedForecast:
 
     shards: the series of each. parts: the fitted shards. shared: the fits that all shards have in common, by name
     (models across series); the parts are kept without them. recipes: as of a :class:`FittedForecast`, with what was
-    learned across the fleet; what a series alone has taught lies in its shard.
+    learned across the fleet; what a series alone has taught lies in its shard. intervals: of a series that no
+    shard knows.
     """
 
     name: str
@@ -118,6 +130,7 @@ class ShardedForecast:
     seed: int
     expected_loss: Mapping[str, float]
     parts: Parts | None = field(compare=False, repr=False)
+    intervals: Intervals | None = None
 
     def parameters(self) -> dict[str, Any]:
         """The candidate's parameters."""
@@ -141,16 +154,29 @@ class ShardedForecast:
         return replace(part, fits={**part.fits, **self.shared})
 
     def predict(self, data: pl.DataFrame | Panel) -> pl.DataFrame:
-        """One row (issued_at, series_id, ts, horizon, yhat) for each row of a feature frame or panel."""
+        """One row (issued_at, series_id, ts, horizon, yhat, quantiles) for each row of a feature frame or panel."""
         return predict(self, data)
+
+    def columns(self, panel: Panel) -> dict[str, npt.NDArray[np.floating]]:
+        """yhat and its quantiles by column, each (S, D, H)."""
+        names = {"yhat": np.float64, **dict.fromkeys(LEVELS, np.float32)}
+        out: dict[str, npt.NDArray[np.floating]] = {n: np.full(panel.shape, np.nan, t) for n, t in names.items()}
+        for model, rows in self._models(panel):
+            for name, values in model.columns(panel.take(series=rows)).items():
+                out[name][rows] = values
+        return out
 
     def forecast(self, panel: Panel) -> Array:
         """(S, D, H) forecasts, each series by its shard; one that is new by what the fleet has in common."""
         out = np.full(panel.shape, np.nan)
-        for number, rows in self._routes(panel.series.tolist()):
-            model = self._stranger if number < 0 else self.part(number)
+        for model, rows in self._models(panel):
             out[rows] = model.forecast(panel.take(series=rows))
         return out
+
+    def _models(self, panel: Panel) -> Iterator[tuple[FittedForecast, npt.NDArray[np.int64]]]:
+        """The models that speak for a panel's series, and the places of those series."""
+        for number, rows in self._routes(panel.series.tolist()):
+            yield self._stranger if number < 0 else self.part(number), rows
 
     def only(self, series: Sequence[str]) -> "FittedForecast | ShardedForecast":
         """The model as far as it is needed for some series: their shards, in memory."""
@@ -192,6 +218,7 @@ class ShardedForecast:
             seed=self.seed,
             expected_loss={},
             levels={},
+            intervals=self.intervals,
         )
 
     # What an archive needs: the parts as files of their own, so that loading one series reads one shard.
@@ -272,7 +299,7 @@ def predict(model: Any, data: pl.DataFrame | Panel) -> pl.DataFrame:
         if data.is_empty():
             return pl.DataFrame(schema=PREDICTION_SCHEMA)
         data = Panel.from_frame(data, model.target, model.feature_names, model.horizon)
-    return data.frame(yhat=model.forecast(data))
+    return data.frame(**model.columns(data)).with_columns(pl.col(*LEVELS).fill_nan(None))
 
 
 def members(recipe: Candidate, name: str) -> list[str]:

@@ -4,7 +4,7 @@ A feature table holds one row for each (issued_at, series_id, ts); its data set 
 is scored on the same origins; a fit at an origin learns only from targets that were known by then.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 import polars as pl
 
-from lakehouse_assets.ml import backtest, drift, gate
+from lakehouse_assets.ml import auto, backtest, drift, gate, intervals
 from lakehouse_assets.ml.backtest import Champion, Fold, Plan, Refit, Week, is_shared
 from lakehouse_assets.ml.definition import (
     CHAMPION,
@@ -23,13 +23,17 @@ from lakehouse_assets.ml.definition import (
     GateDecision,
     GatePolicy,
     Progress,
+    Search,
+    SearchResult,
+    Trial,
 )
 from lakehouse_assets.ml.estimators import Blend, SeasonalNaive
 from lakehouse_assets.ml.fitted import FittedForecast, ShardedForecast, Spool, microseconds, moment
 from lakehouse_assets.ml.fleet import Fleet
-from lakehouse_assets.ml.metrics import REFERENCE
 from lakehouse_assets.ml.panel import DAY_US, NEVER, Panel
+from lakehouse_assets.ml.search import run_search
 from lakehouse_assets.ml.shards import SHARD_SERIES, Shards, each
+from lakehouse_assets.ml.smoothing import ExponentialSmoothing
 
 UTC_TIME = pl.Datetime("us", "UTC")
 WEEK = 7
@@ -64,6 +68,7 @@ class Forecast:
             "ts": (UTC_TIME, "Start of the forecast hour (UTC)."),
             "horizon": (pl.Int16(), "Whole hours from the issue time to the forecast hour."),
             "yhat": (pl.Float64(), "The forecast, in the unit of the series."),
+            **intervals.COLUMNS,
         }
     )
     error_columns = MappingProxyType(
@@ -72,10 +77,12 @@ class Forecast:
             "value": (pl.Float64(), "The value that came true, where it was reported good."),
             "error": (pl.Float64(), "Forecast less value."),
             "absolute_error": (pl.Float64(), "Absolute error."),
+            **intervals.SCORES,
         }
     )
     drift_columns = MappingProxyType(drift.COLUMNS)
     time_column = "issued_at"
+    look_back = intervals.RECENT
 
     # --- data ---------------------------------------------------------------------------------------------------------
 
@@ -83,26 +90,31 @@ class Forecast:
         """Rows of the feature table in shards; every numeric column that is no key is a feature."""
         return Shards.of(rows, self.target, self.shard_series)
 
+    def _span(self, dataset: Shards | Panel, cutoff: int) -> tuple[int, int, int]:
+        """The issue times, as indices, between which folds may lie, and how many there are a day; see :meth:`folds`."""
+        shards = self.dataset(dataset)
+        scorable = shards.known_from <= min(cutoff, NEVER - 1)
+        if not scorable.any():
+            raise ValueError("no target is known yet: nothing to train on")
+        day = _issue_times_a_day(shards.issued)
+        first, stop = int(np.flatnonzero(scorable)[0]), int(np.flatnonzero(scorable)[-1]) + 1
+        earliest = first + self.minimum_training_days * day
+        if stop - earliest < self.fold_days * day:
+            raise ValueError(
+                f"{(stop - first) // day} issue days are known; a backtest needs {self.minimum_training_days} to learn "
+                f"from and {self.fold_days} to be scored on"
+            )
+        return earliest, stop, day
+
     def folds(self, dataset: Shards | Panel, cutoff: int) -> list[Fold]:
         """The rolling origins: numbered from 0 in order of time, warm-up origins (not scored) before them from -1 down.
 
         The latest contiguous folds, and before them origins spread evenly over a year; where the history is short,
         spread over what there is after the minimum training span. Raises ValueError when not one fold can be scored.
         """
-        shards = self.dataset(dataset)
-        scorable = shards.known_from <= min(cutoff, NEVER - 1)
-        if not scorable.any():
-            raise ValueError("no target is known yet: nothing to train on")
-        day = _issue_times_a_day(shards.issued)
+        earliest, stop, day = self._span(dataset, cutoff)
         length = self.fold_days * day
-        first, stop = int(np.flatnonzero(scorable)[0]), int(np.flatnonzero(scorable)[-1]) + 1
-        earliest = first + self.minimum_training_days * day
         room = (stop - earliest) // length
-        if room < 1:
-            raise ValueError(
-                f"{(stop - first) // day} issue days are known; a backtest needs {self.minimum_training_days} to learn "
-                f"from and {self.fold_days} to be scored on"
-            )
         total = min(self.spread + self.recent, room)
         recent = min(self.recent, (total + 1) // 2) if self.spread else total
         starts = [stop - length * (k + 1) for k in range(recent)]
@@ -117,6 +129,53 @@ class Forecast:
 
     # --- training -----------------------------------------------------------------------------------------------------
 
+    def search(
+        self,
+        dataset: Shards | Panel,
+        search: Search,
+        *,
+        cutoff: datetime | None = None,
+        seed: int = 0,
+        report: Callable[[Trial], None] | None = None,
+    ) -> SearchResult:
+        """Candidates by trial, on a seeded sample of the series and on folds of their own: see :meth:`trial_folds`.
+
+        The loss of a trial is its MAE relative to the seasonal naive. The best of each of the best families goes on to
+        the backtest, with the blend of them.
+        """
+        from threadpoolctl import threadpool_limits
+
+        from lakehouse_assets.ml import pictures
+
+        shards = self.dataset(dataset)
+        end = microseconds(cutoff) if cutoff else shards.known_until
+        folds = self.trial_folds(shards, end)
+        few = min(search.members, len(shards.series))
+        drawn = np.random.default_rng(seed).choice(len(shards.series), few, replace=False)
+        panel = shards.of_series([shards.series[i] for i in drawn]).panel()
+
+        def loss(candidate: Candidate, k: int) -> float:
+            return auto.relative_loss(panel, folds[k].start, folds[k].stop, end, seed, candidate)
+
+        with threadpool_limits(1, "blas"):
+            trials = run_search(auto.spaces_of(search.families, panel), loss, len(folds), search, seed, report)
+        found = auto.candidates_from(trials, search.keep, self.ladder)
+        return SearchResult(found, trials, {"search": pictures.search_picture(trials)})
+
+    def trial_folds(self, data: Shards | Panel, cutoff: int, count: int = 4) -> list[Fold]:
+        """Folds on which a search is judged, in order of time: none that the backtest scores, where there are others.
+
+        What was chosen on some folds looks better on these than it is; the backtest must judge it on others.
+        """
+        earliest, stop, day = self._span(data, cutoff)
+        length = self.fold_days * day
+        scored = [(f.start, f.stop) for f in self.folds(data, cutoff) if f.number >= 0]
+        starts = range(stop - length, max(earliest, stop - 364 * day) - 1, -length)
+        free = [s for s in reversed(starts) if all(s + length <= start or s >= end for start, end in scored)]
+        free = free or [start for start, _ in scored]
+        chosen = np.unique(np.linspace(0, len(free) - 1, min(count, len(free))).round().astype(int))
+        return [Fold(k, free[i], free[i] + length) for k, i in enumerate(chosen)]
+
     def backtest(
         self,
         dataset: Shards | Panel,
@@ -130,6 +189,7 @@ class Forecast:
     ) -> BacktestResult:
         """Score the candidates and the champion on identical rolling origins; fit each at the cutoff.
 
+        The baselines (seasonal naive, exponential smoothing) compete whether they are named or not.
         cutoff: what is known by then counts (default: everything that the data set holds). At origins from
         ``champion.trained_at`` on the champion's own stored fit forecasts; before that its recipe is fitted anew.
         workspace: see :class:`lakehouse_assets.ml.definition.Kind`.
@@ -142,9 +202,8 @@ class Forecast:
         end = microseconds(cutoff) if cutoff else shards.known_until
         folds = self.folds(shards, end)
         origins = tuple(int(shards.issued[f.start]) for f in folds)
-        recipes = _usable(candidates, shards)
+        recipes = _usable(_with_baselines(candidates), shards)
         entered = tuple(recipes)
-        recipes.setdefault(REFERENCE, SeasonalNaive())
         alias: dict[str, str] = {}
         if champion:
             recipes, alias = _enter(champion, recipes)
@@ -157,6 +216,7 @@ class Forecast:
             end=end,
             recipes=recipes,
             entered=entered,
+            reference=next(n for n in entered if isinstance(recipes[n], SeasonalNaive)),
             ladder=tuple(n for n in self.ladder if n in recipes),
             shared=shared,
             alias=alias,
@@ -222,15 +282,29 @@ class Forecast:
         """Promote by evidence, the fleet and series by series: see :func:`lakehouse_assets.ml.gate.decide`."""
         return gate.decide(result, challenger, policy, groups or {}, has_champion)
 
+    # --- prediction ---------------------------------------------------------------------------------------------------
+
+    def calibrate(self, predicted: pl.DataFrame, earlier: pl.LazyFrame, features: pl.LazyFrame) -> pl.DataFrame:
+        """Forecasts with quantiles that know of the latest errors: see :func:`intervals.calibrate`."""
+        actual = features.select(*self.keys, "horizon", "known_at", value=self.target)
+        return intervals.calibrate(predicted, earlier, actual)
+
     # --- monitoring ---------------------------------------------------------------------------------------------------
 
     def errors(self, predictions: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:
-        """Predictions with the value that came true: adds value, error (forecast - value), absolute_error."""
+        """Predictions with the value that came true: adds value, error (forecast - value), absolute_error, and scores
+        of the quantiles.
+        """
         actual = features.select(*self.keys, pl.col(self.target).alias("value")).filter(pl.col("value").is_finite())
         error = pl.col("yhat") - pl.col("value")
-        return predictions.join(actual, on=list(self.keys), how="inner").with_columns(
-            error=error, absolute_error=error.abs()
-        )
+        compared = predictions.join(actual, on=list(self.keys), how="inner")
+        return intervals.scored(compared.with_columns(error=error, absolute_error=error.abs()))
+
+    def scores(self, errors: pl.DataFrame) -> dict[str, float]:
+        """mean_absolute_error, bias, coverage_80, coverage_95, pinball; without those that have nothing to stand on."""
+        means = errors.select(mean_absolute_error=pl.col("absolute_error").mean(), bias=pl.col("error").mean())
+        found = {**means.row(0, named=True), **intervals.coverage(errors).drop("hours").row(0, named=True)}
+        return {name: value for name, value in found.items() if value is not None}
 
     def weekly_losses(
         self,
@@ -289,6 +363,12 @@ class Forecast:
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 
+    def error_pictures(self, errors: pl.LazyFrame) -> dict[str, bytes]:
+        """Coverage by week, and the latest forecasts with their intervals: PNG by name."""
+        from lakehouse_assets.ml import pictures
+
+        return pictures.error_pictures(errors)
+
     def pictures(self, result: BacktestResult) -> dict[str, bytes]:
         """leaderboard, forecast against actual, error by hour of the horizon, worst series: PNG by name."""
         from lakehouse_assets.ml import pictures
@@ -306,6 +386,15 @@ def _issue_times_a_day(issued: np.ndarray) -> int:
     """How often forecasts are issued, from the usual pause between two issue times."""
     pause = float(np.median(np.diff(issued))) if len(issued) > 1 else DAY_US
     return max(1, round(DAY_US / pause))
+
+
+def _with_baselines(candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """The candidates, and the baselines that always compete."""
+    out = dict(candidates)
+    for name, baseline in (("seasonal_naive", SeasonalNaive()), ("exponential_smoothing", ExponentialSmoothing())):
+        if not any(type(candidate) is type(baseline) for candidate in candidates.values()):
+            out[name] = baseline
+    return out
 
 
 def _usable(candidates: Mapping[str, Candidate], data: Shards) -> dict[str, Candidate]:

@@ -45,12 +45,13 @@ RECENT = timedelta(days=56)
 """How far back :func:`calibrate` looks at earlier forecasts."""
 
 _P = np.array(list(LEVELS.values()))
-# Tuned on forecasts of EIA demand before July 2019. A weight of days for an hour of one series, against the shape that
-# all series have in common; of hours for the quantiles of one series, against those of all.
-_PRIOR_DAYS, _PRIOR_HOURS = 28.0, 168.0
+# Tuned on forecasts of EIA demand before July 2019. What the mean of the day counts for the spread of an hour, in days;
+# what common quantiles (in units of the mean absolute error) count for those of a series, in hours.
+_PRIOR_DAYS, _PRIOR_HOURS = 7.0, 168.0
+_PRIOR_QUANTILES = np.array([-2.7, -1.6, 1.6, 2.7])
 # Days after which an error, and a miss, counts half. Of hours: what the backtest's quantiles count among the errors of
 # late. Of half the model's own interval: the step for a day on which a quantile missed all hours.
-_HALF_LIFE, _MISSES_HALF_LIFE, _BACKTEST_HOURS, _STEP = 7.0, 28.0, 60.0, 0.15
+_HALF_LIFE, _MISSES_HALF_LIFE, _BACKTEST_HOURS, _STEP = 7.0, 28.0, 36.0, 0.15
 _CHUNK = 500
 """Series that are calibrated at once: memory is bounded by them."""
 
@@ -59,8 +60,8 @@ _CHUNK = 500
 class Intervals:
     """Quantiles of the errors (actual less forecast) of one fitted model, relative to :func:`size`.
 
-    series: ids of the S series. offsets: (S, H, 4) float32, ascending along the last axis. common: (H, 4) float32, what
-    stands in for a series that was in no backtest.
+    series: ids of the S series. offsets: (S, H, 4) float32, ascending along the last axis. common: (H, 4) float32, the
+    median of the series: what stands in for one that was in no backtest.
     """
 
     series: tuple[str, ...]
@@ -71,39 +72,34 @@ class Intervals:
     def learn(cls, series: Sequence[str], forecast: Array, actual: Array) -> "Intervals":
         """Quantiles from out-of-sample forecasts and what came true, each (S, D, H), NaN where there is none.
 
-        The spread of an hour is its mean absolute error, its neighbours counting half, drawn towards the series' own
-        level and the daily shape that all series have in common; the quantiles of the errors in units of that spread
-        are the series' own, drawn towards those of all series. Without any error at all the offsets are NaN.
+        The spread of an hour is its mean absolute error, its neighbours counting half, drawn towards the mean of the
+        day; the quantiles of the errors in units of that spread are drawn towards those of a distribution between
+        normal and Laplace. Every series learns from itself alone: its intervals do not depend on the shard that it is
+        in. The offsets of one without any error are NaN.
         """
         error = _relative_errors(actual - forecast, size(forecast))
         count = np.isfinite(error).sum(axis=1).astype(float)
         total = np.nansum(np.abs(error), axis=1)
-        mean = _ratio(total.sum(axis=1), count.sum(axis=1))
-        mean = np.where(np.isfinite(mean), mean, _middle(mean))
-        shape = np.exp(_ratio(*_sums(np.log(_positive(_ratio(_ratio(total, count), mean[:, None]))))))
-        shape = np.where(np.isfinite(shape), shape, 1.0)
-        count, total = _with_neighbours(count), _with_neighbours(total)
-        spread = (total + _PRIOR_DAYS * mean[:, None] * shape) / (count + _PRIOR_DAYS)
+        mean = _ratio(total.sum(axis=1), count.sum(axis=1))[:, None]
+        spread = (_with_neighbours(total) + _PRIOR_DAYS * mean) / (_with_neighbours(count) + _PRIOR_DAYS)
         standard = _relative(error, spread[:, None, :]).reshape(len(error), -1)
         hours = np.isfinite(standard).sum(axis=1)[:, None]
-        everybody = _zero_for_nan(weighted_quantiles(standard.reshape(1, -1), np.ones(standard.size))[0])
         own = _zero_for_nan(weighted_quantiles(standard, np.ones(standard.shape[1])))
-        quantiles = (hours * own + _PRIOR_HOURS * everybody) / (hours + _PRIOR_HOURS)
+        quantiles = (hours * own + _PRIOR_HOURS * _PRIOR_QUANTILES) / (hours + _PRIOR_HOURS)
         offsets = (spread[:, :, None] * quantiles[:, None, :]).astype(np.float32)
-        common = (_middle(mean) * shape[:, None] * everybody).astype(np.float32)
-        return cls(tuple(series), offsets, common)
+        known = np.isfinite(offsets).all(axis=(1, 2))
+        common = np.median(offsets[known], axis=0) if known.any() else np.full(offsets.shape[1:], np.nan, np.float32)
+        return cls(tuple(series), offsets, np.asarray(common, np.float32))
 
     @classmethod
-    def joined(cls, parts: Iterable["Intervals"]) -> "Intervals":
-        """The intervals of several shards as one; what is common to them is their mean."""
-        parts = list(parts)
-        return cls(
-            tuple(s for part in parts for s in part.series),
-            np.concatenate([part.offsets for part in parts]),
-            np.mean([part.common for part in parts], axis=0, dtype=np.float32),
-        )
+    def across(cls, parts: Iterable["Intervals"]) -> "Intervals":
+        """What several shards have in common, their mean: for series that none of them knows."""
+        found = [part.common for part in parts]
+        known = [common for common in found if np.isfinite(common).all()] or found[:1]
+        common = np.asarray(np.mean(known, axis=0), np.float32)
+        return cls((), np.empty((0, *common.shape), np.float32), common)
 
-    def quantiles(self, series: Sequence[str], forecast: Array) -> dict[str, Array]:
+    def quantiles(self, series: Sequence[str], forecast: Array) -> dict[str, npt.NDArray[np.float32]]:
         """Quantiles by column, each (S, D, H), of forecasts (S, D, H); finite where the forecast is.
 
         H may be less than what was learned.
@@ -111,8 +107,9 @@ class Intervals:
         place = {s: i for i, s in enumerate(self.series)}
         own = np.array([place.get(s, len(place)) for s in series], np.int64)
         offsets = np.concatenate([self.offsets, self.common[None]])[own, : forecast.shape[2]]
-        scaled = size(forecast)[:, :, None, None] * offsets[:, None]
-        return dict(zip(LEVELS, np.moveaxis(forecast[..., None] + scaled, 3, 0), strict=True))
+        offsets = np.where(np.isfinite(offsets), offsets, self.common[: forecast.shape[2]])
+        values = forecast[..., None] + size(forecast)[:, :, None, None] * offsets[:, None]
+        return dict(zip(LEVELS, np.moveaxis(values.astype(np.float32), 3, 0), strict=True))
 
 
 def size(forecast: Array) -> Array:
@@ -317,23 +314,8 @@ def _relative_errors(error: Array, unit: Array) -> Array:
     return np.clip(_relative(error, unit[:, :, None]), -100.0, 100.0)
 
 
-def _positive(values: Array) -> Array:
-    return np.where(values > 0, values, np.nan)
-
-
 def _zero_for_nan(values: Array) -> Array:
     return np.where(np.isfinite(values), values, 0.0)
-
-
-def _sums(values: Array) -> tuple[Array, Array]:
-    """Sum and number of the finite values along the first axis."""
-    return np.nansum(values, axis=0), np.isfinite(values).sum(axis=0).astype(float)
-
-
-def _middle(values: Array) -> float:
-    """The median of the finite values, NaN for none."""
-    values = values[np.isfinite(values)]
-    return float(np.median(values)) if len(values) else float("nan")
 
 
 def _with_neighbours(values: Array) -> Array:

@@ -32,30 +32,34 @@ def decayed_grams(
     block: (B, D) index of the first cutoff at which the row is known (K or more: never, as of a row without a target).
     cutoffs: (K,) days, ascending. half_life: days in which a row's weight halves: 0.5 ** ((t - day) / half_life) at
     cutoff t, times ``weight`` (D,) if given.
-    Yields K arrays (F, B, p + 2, p + 2). F is 1; or, if seasonal, 3: with the rows also weighted by the cosine and the
-    sine of their day of the year, from which :func:`in_season` makes the matrix for any season.
+    Yields K times the array (B, F, p + 2, p + 2), the same one, which changes at the next step. F is 1; or, if
+    seasonal, 3: with the rows also weighted by the cosine and the sine of their day of the year, from which
+    :func:`in_season` makes the matrix for any season.
     """
     b, q, d = rows.shape
     turn = 2 * np.pi * day / YEAR
     weight = np.ones(d) if weight is None else weight
-    factors = [weight, weight * np.cos(turn), weight * np.sin(turn)] if seasonal else [weight]
-    grams = np.zeros((len(factors), b, q, q))
+    factors = np.stack([weight, weight * np.cos(turn), weight * np.sin(turn)] if seasonal else [weight])
+    grams = np.zeros((b, len(factors) * q, q))
     previous = None
     for k, cutoff in enumerate(cutoffs):
-        if previous is not None:
-            grams *= 0.5 ** ((cutoff - previous) / half_life)
+        fading = 1.0 if previous is None else 0.5 ** ((cutoff - previous) / half_life)
         previous = cutoff
         mine = block == k
         touched = np.flatnonzero(mine.any(axis=0))
-        if len(touched):
+        if not len(touched):
+            grams *= fading
+        else:
             span = slice(int(touched[0]), int(touched[-1]) + 1)
-            decay = 0.5 ** ((cutoff - day[span]) / half_life)
-            weights = [np.where(mine[:, span], decay * factor[span], 0.0) for factor in factors]
+            weights = factors[:, span] * 0.5 ** ((cutoff - day[span]) / half_life)
+            weighted = np.empty((len(factors), q, span.stop - span.start))
             # One regression at a time: its rows stay in the processor's cache from one factor to the next.
             for i, a in enumerate(rows[:, :, span]):
-                for f, w in enumerate(weights):
-                    grams[f, i] += (a * w[i]) @ a.T
-        yield grams.copy()
+                np.multiply(a, (weights * mine[i, span])[:, None, :], out=weighted)
+                gram = grams[i]
+                gram *= fading
+                gram += weighted.reshape(-1, span.stop - span.start) @ a.T
+        yield grams.reshape(b, len(factors), q, q)
 
 
 def in_season(grams: Array, day: float, strength: float) -> Array:
@@ -64,10 +68,12 @@ def in_season(grams: Array, day: float, strength: float) -> Array:
     A row counts by 1 + strength * cos(angle between its season and that of ``day``), because
     cos(a - b) = cos a cos b + sin a sin b. strength: 0 (none) to 1.
     """
-    if len(grams) == 1:
-        return grams[0]
+    b, factors, q, _ = grams.shape
+    if factors == 1:
+        return grams[:, 0]
     turn = 2 * np.pi * day / YEAR
-    return grams[0] + strength * (np.cos(turn) * grams[1] + np.sin(turn) * grams[2])
+    shares = np.array([[1.0, strength * np.cos(turn), strength * np.sin(turn)]])
+    return np.matmul(shares, grams.reshape(b, factors, -1)).reshape(b, q, q)
 
 
 def centred(gram: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -79,7 +85,8 @@ def centred(gram: Array) -> tuple[Array, Array, Array, Array, Array]:
     n = gram[:, 0, 0]
     safe = np.where(n > 0, n, 1.0)[:, None]
     mean_x, mean_y = gram[:, 0, 1:-1] / safe, gram[:, 0, -1] / safe[:, 0]
-    left = gram[:, 1:-1, 1:-1] - n[:, None, None] * mean_x[:, :, None] * mean_x[:, None, :]
+    left = (-n[:, None] * mean_x)[:, :, None] * mean_x[:, None, :]
+    left += gram[:, 1:-1, 1:-1]
     right = gram[:, 1:-1, -1] - n[:, None] * mean_x * mean_y[:, None]
     return n, mean_x, mean_y, left, right
 

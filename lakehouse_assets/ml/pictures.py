@@ -1,12 +1,15 @@
 """Pictures that a person would rather see than a table: small PNGs, drawn without a display."""
 
 import io
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from lakehouse_assets.ml.definition import BacktestResult
+from lakehouse_assets.ml.definition import BacktestResult, Trial
+from lakehouse_assets.ml.intervals import BANDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +59,37 @@ def _leaderboard(result: BacktestResult) -> bytes:
     return _png(figure)
 
 
+def search_picture(trials: Sequence[Trial]) -> bytes:
+    """The best loss of every family, the best on top; below, all trials in order, and the best so far."""
+    ended = [trial for trial in trials if trial.losses]
+    complete = [trial for trial in ended if trial.state == "complete"]
+    best = {f: min((t for t in ended if t.family == f), key=_rank) for f in {t.family for t in ended}}
+    order = sorted(best, key=lambda family: _rank(best[family]), reverse=True)
+    figure, (families, history) = _figure(7, 3.2 + 0.3 * len(order), 2)
+    colours = [ACCENT if family == (order or [""])[-1] else PALE for family in order]
+    bars = families.barh(order, [best[f].losses[-1] for f in order], color=colours)
+    labels = ["" if best[f].state == "complete" else " (given up early)" for f in order]
+    families.bar_label(bars, [f" {best[f].losses[-1]:.3f}{label}" for f, label in zip(order, labels, strict=True)])
+    families.set_title("best trial of each family", fontsize=9, loc="left")
+    families.margins(x=0.25)
+    for family in order[::-1]:
+        mine = [trial for trial in ended if trial.family == family]
+        history.plot([t.number for t in mine], [t.losses[-1] for t in mine], ".", markersize=8, label=family)
+    given_up = [trial for trial in ended if trial.state != "complete"]
+    history.plot([t.number for t in given_up], [t.losses[-1] for t in given_up], "x", color=INK, label="given up early")
+    if complete:
+        so_far = np.minimum.accumulate([t.losses[-1] for t in complete])
+        history.step([t.number for t in complete], so_far, where="post", color=ACCENT, linewidth=1)
+    history.set_xlabel("trial")
+    history.set_ylabel("error relative to the seasonal naive")
+    history.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _png(figure)
+
+
+def _rank(trial: Trial) -> tuple[bool, float]:
+    return trial.state != "complete", trial.losses[-1]
+
+
 def _forecast(result: BacktestResult, panels: int = 3) -> bytes:
     """Forecast and actual over the last fold, for the largest series."""
     last = result.losses.filter(pl.col("fold") == pl.col("fold").max())
@@ -95,6 +129,50 @@ def _series(result: BacktestResult, most: int = 15) -> bytes:
     ax.barh(rows["key"].to_list(), rows["mape"].to_list(), color=PALE)
     ax.set_xlabel(f"mean absolute percentage error of {result.best}: worst series")
     ax.tick_params(labelsize=7)
+    return _png(figure)
+
+
+def error_pictures(errors: pl.LazyFrame) -> dict[str, bytes]:
+    """coverage: by week and interval against its nominal; band: the latest week with its intervals. PNG by name."""
+    if not errors.select("pinball").drop_nulls().head(1).collect().height:
+        return {}
+    return {"coverage": _coverage(errors), "band": _band(errors)}
+
+
+def _coverage(errors: pl.LazyFrame) -> bytes:
+    """Share of the values inside their interval, week by week, over all series."""
+    shares = [pl.col(f"covered_{band}").mean() * 100 for band in BANDS]
+    weekly = errors.group_by(pl.col("issued_at").dt.truncate("1w").alias("week")).agg(shares).sort("week")
+    rows = weekly.collect(engine="streaming")
+    figure, (ax,) = _figure(6.4, 3)
+    for band, color in zip(BANDS, (ACCENT, INK), strict=True):
+        ax.axhline(float(band), color=color, linewidth=0.8, linestyle="--")
+        ax.plot(rows["week"], rows[f"covered_{band}"], color=color, marker=".", label=f"{band} % interval")
+    ax.set_ylabel("values inside, %")
+    ax.set_ylim(top=100)
+    ax.tick_params(labelsize=7)
+    ax.legend(fontsize=7, frameon=False, loc="lower left")
+    return _png(figure)
+
+
+def _band(errors: pl.LazyFrame, panels: int = 3) -> bytes:
+    """Forecasts with their intervals and what came, over the latest week, for the largest series."""
+    week = errors.filter(pl.col("issued_at") > pl.col("issued_at").max() - timedelta(days=7))
+    size = week.group_by("series_id").agg(pl.col("value").abs().mean())
+    chosen = size.sort(["value", "series_id"], descending=[True, False]).head(panels).collect()["series_id"].to_list()
+    shown = week.filter(pl.col("series_id").is_in(chosen)).sort("ts").collect()
+    figure, axes = _figure(8, 1.8 * len(chosen), len(chosen))
+    for ax, series in zip(axes, chosen, strict=True):
+        rows = shown.filter(series_id=series)
+        for (band, (lower, upper)), alpha in zip(BANDS.items(), (0.35, 0.2), strict=True):
+            ax.fill_between(
+                rows["ts"], rows[lower], rows[upper], color=ACCENT, alpha=alpha, linewidth=0, label=f"{band} %"
+            )
+        ax.plot(rows["ts"], rows["yhat"], color=ACCENT, linewidth=1, label="forecast")
+        ax.plot(rows["ts"], rows["value"], color=INK, linewidth=1, label="actual")
+        ax.set_title(series, fontsize=9, loc="left")
+        ax.tick_params(labelsize=7)
+    axes[0].legend(fontsize=7, frameon=False, ncols=4, loc="upper right")
     return _png(figure)
 
 

@@ -22,24 +22,29 @@ import numpy.typing as npt
 
 from lakehouse_assets.ml.estimators import Array, _Parameters, day_lags, level
 from lakehouse_assets.ml.panel import DAY_US, Panel
+from lakehouse_assets.ml.tabular import own_cutoffs
 
-ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0)
-GAMMAS = (0.0, 0.1, 0.3)
+ALPHAS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+GAMMAS = (0.0, 0.2)
 
 
 @dataclass(frozen=True)
 class ExponentialSmoothing(_Parameters):
     """Holt-Winters over the days of each hour, with a weekly season; its two constants chosen for each series.
 
-    window_days: from which the season is learned; choice_days: the latest ones, on which the constants are chosen.
+    window_days: from which the season is learned; choice_days: the latest ones, on which the constants are chosen. A
+    cutoff within refit_days of the latest fit uses that one, except that the last cutoff always has its own.
     """
 
     window_days: int = 364
-    choice_days: int = 56
+    choice_days: int = 28
+    refit_days: int = 28
 
     def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> "list[SmoothingFit]":
         """Season and constants of each series at each cutoff, from targets known by then."""
-        return [self._fit(panel.between(cutoff - self.window_days * DAY_US, cutoff), cutoff) for cutoff in cutoffs]
+        own, serving = own_cutoffs(cutoffs, self.refit_days)
+        fits = [self._fit(panel.between(cutoff - self.window_days * DAY_US, cutoff), cutoff) for cutoff in own]
+        return [fits[k] for k in serving]
 
     def _fit(self, past: Panel, cutoff: int) -> "SmoothingFit":
         season = _seasons(past, cutoff)

@@ -1,14 +1,16 @@
 """The stages in a chain, on real Delta tables, a real MLflow store and real Dagster runs."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import polars as pl
 
 from lakehouse_assets.lifecycle.fleet import FleetRegistry
 from lakehouse_assets.lifecycle.names import Names
+from lakehouse_assets.ml.definition import Search
 from lakehouse_assets.operation.fleet import by_hand
-from lakehouse_assets_tests.lifecycle.conftest import TOY, House
+from lakehouse_assets_tests.lifecycle.conftest import TOY, House, definitions_of
 
 REGISTRY = [Names("toy").promotion, Names("toy").series, Names("toy").series_history]
 
@@ -36,7 +38,7 @@ def test_from_features_to_predictions_errors_and_a_verdict(house: House) -> None
 
     # one MLflow run a training, a nested one a candidate; all ended
     assert not _runs(house, "RUNNING")
-    assert len(_runs(house)) == 1 + len(TOY.candidates)
+    assert len(_runs(house)) == 2 + len(TOY.candidates)  # with the baseline that always competes
     predicted = house.table("predictions/toy").scan().collect()
     assert predicted["issued_at"].unique().to_list() == [at]
     assert predicted.height == 4 * 24
@@ -128,6 +130,26 @@ def test_training_again_from_the_pins_gives_the_same_metrics(house: House) -> No
         seed=int(first.tags["seed"]),
     )
     assert again.summary()[again.best] == dict(first.metrics)
+
+
+def test_a_search_finds_the_candidates_and_each_trial_is_a_run(house: House) -> None:
+    search = Search(trials=3, families=("linear", "ridge_on_published"), keep=1)
+    house.definitions = definitions_of(replace(TOY, candidates=search), house.folder)
+    assert house.run("toy_retrain", house.know(120), only=[Names("toy").training]).success
+    trials = sorted(
+        (run for run in _runs(house) if "trial" in run.data.tags), key=lambda run: int(run.data.tags["trial"])
+    )
+    assert [run.info.run_name for run in trials[:2]] == ["trial 0 linear", "trial 1 ridge_on_published"]
+    assert len(trials) == 3
+    assert {run.data.tags["state"] for run in trials} <= {"complete", "pruned"}
+    assert trials[1].data.params["on_published"] == "True"
+    assert 0 < trials[1].data.metrics["loss"] < trials[0].data.metrics["loss"]
+    assert not _runs(house, "RUNNING")
+    event = house.instance.get_latest_materialization_event(Names("toy").training)
+    metadata = event.asset_materialization.metadata
+    assert metadata["candidate"].value == "ridge_on_published"
+    assert "data:image/png" in metadata["search_picture"].value
+    assert "| exponential_smoothing |" in metadata["leaderboard"].value
 
 
 def test_without_features_the_training_says_so(house: House) -> None:

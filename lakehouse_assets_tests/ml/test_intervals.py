@@ -89,7 +89,7 @@ def test_quantiles_learned_from_exchangeable_errors_cover_new_ones_by_series_and
 def test_an_error_that_has_a_direction_moves_the_interval_off_the_forecast() -> None:
     forecast, actual = world(84)
     offsets = Intervals.learn(NAMES, forecast, actual * 1.2).offsets
-    assert (offsets[..., 1:] > 0.05).all()
+    assert (offsets[..., 1:] > 0).all()
 
 
 def test_a_series_without_errors_of_its_own_is_given_those_of_the_others() -> None:
@@ -97,23 +97,17 @@ def test_a_series_without_errors_of_its_own_is_given_those_of_the_others() -> No
     actual[2] = np.nan
     learned = Intervals.learn(NAMES, forecast, actual)
     others = np.delete(learned.offsets, 2, axis=0)
-    for offsets in (learned.offsets[2], learned.common):
-        assert (offsets[:, 3] > 0.7 * others[..., 3].min(axis=0)).all()
-        assert (offsets[:, 3] < 1.3 * others[..., 3].max(axis=0)).all()
-    strangers = learned.quantiles(["unheard of"], forecast[:1])
-    assert np.isfinite(strangers["q025"]).all()
-    assert (strangers["q975"] > forecast[:1]).all()
+    for name in (NAMES[2], "unheard of"):
+        above = (learned.quantiles([name], forecast[2:3])["q975"] - forecast[2:3]) / size(forecast[2:3])[..., None]
+        assert above.mean(axis=(0, 1)) == pytest.approx(np.median(others[..., 3], axis=0), rel=1e-4)
 
 
-def test_shards_join(learned: Intervals) -> None:
+def test_a_series_that_no_shard_knows_is_given_what_shards_have_in_common(learned: Intervals) -> None:
     forecast, actual = world(84, seed=1)
     halves = [Intervals.learn(NAMES[k : k + 3], forecast[k : k + 3], actual[k : k + 3]) for k in (0, 3)]
-    joined = Intervals.joined(halves)
-    assert joined.series == tuple(NAMES)
-    assert joined.quantiles(["S4"], forecast[4:5])["q90"] == pytest.approx(
-        halves[1].quantiles(["S4"], forecast[4:5])["q90"]
-    )
-    assert joined.common == pytest.approx(learned.common, rel=0.2)
+    across = Intervals.across(halves)
+    assert across.common == pytest.approx(learned.common, rel=0.2)
+    assert across.quantiles(["S4"], forecast[4:5])["q90"][0, 0, 0] > forecast[4, 0, 0]
 
 
 numbers = st.one_of(st.floats(-1e9, 1e9, width=32), st.just(float("nan")), st.just(0.0))

@@ -32,7 +32,7 @@ def test_a_batch_equals_scikit_learn_with_sample_weights(problem: tuple[np.ndarr
     x, y, day = problem
     rows, block = stacked(x, y, np.zeros(y.shape, int))
     (gram,) = decayed_grams(rows, day, block, np.array([120.0]), half_life=30.0)
-    ours = solve_ridge(gram[0], 0.7)
+    ours = solve_ridge(gram[:, 0], 0.7)
     for b in range(len(x)):
         there = np.isfinite(y[b])
         weights = 0.5 ** ((120.0 - day[there]) / 30.0)
@@ -49,13 +49,13 @@ def test_recursion_over_cutoffs_equals_a_direct_fit(problem: tuple[np.ndarray, n
     for gram, cutoff in zip(decayed_grams(rows, day, block, cutoffs, 60.0), cutoffs, strict=True):
         _, by_then = stacked(x, y, np.searchsorted([cutoff], known))
         (direct,) = decayed_grams(rows, day, by_then, np.array([cutoff]), 60.0)
-        np.testing.assert_allclose(solve_ridge(gram[0], 0.1), solve_ridge(direct[0], 0.1), rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(solve_ridge(gram[:, 0], 0.1), solve_ridge(direct[:, 0], 0.1), rtol=1e-9, atol=1e-10)
 
 
 def test_no_rows_no_coefficients() -> None:
     rows, block = stacked(np.ones((1, 4, 2)), np.full((1, 4), np.nan), np.zeros((1, 4), int))
     (gram,) = decayed_grams(rows, np.arange(4.0), block, np.array([4.0]), 9.0)
-    assert np.isnan(solve_ridge(gram[0], 1.0)).all()
+    assert np.isnan(solve_ridge(gram[:, 0], 1.0)).all()
 
 
 def test_the_season_of_a_row_counts(problem: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import polars as pl
 
 from lakehouse_assets.ml.definition import BacktestResult
+from lakehouse_assets.ml.intervals import COLUMNS, LEVELS, scored
 from lakehouse_assets.ml.metrics import forecast_metrics
-from lakehouse_assets.ml.pictures import backtest_pictures, drift_pictures
+from lakehouse_assets.ml.pictures import backtest_pictures, drift_pictures, error_pictures
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -37,3 +38,17 @@ def test_a_backtest_and_a_history_are_drawn() -> None:
         {"series_id": ["a", "b"], "week": [START] * 2, "champion_loss": [1.2, 1.0], "fresh_loss": 1.0}
     )
     assert is_png(drift_pictures(history)["regret"])
+
+
+def test_intervals_are_drawn_where_there_are_any() -> None:
+    rng = np.random.default_rng(0)
+    ts = [START + timedelta(hours=i) for i in range(24 * 15)]
+    bare = pl.DataFrame(
+        {"issued_at": pl.Series(ts).dt.truncate("1d"), "ts": ts, "value": rng.normal(100, 5, len(ts)), "yhat": 100.0}
+    ).with_columns(series_id=pl.lit("a"))
+    quantiles = {name: 100.0 + offset for name, offset in zip(LEVELS, (-10, -6.4, 6.4, 10), strict=True)}
+    drawn = error_pictures(scored(bare.with_columns(**{n: pl.lit(q) for n, q in quantiles.items()})).lazy())
+    assert set(drawn) == {"coverage", "band"}
+    assert all(is_png(picture) for picture in drawn.values())
+    unknown = bare.with_columns(pl.lit(None, dtype).alias(name) for name, (dtype, _) in COLUMNS.items())
+    assert error_pictures(scored(unknown).lazy()) == {}
