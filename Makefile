@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint ui clean
+.PHONY: help install demo test cluster-test lint ui clean
 
 help:  ## Show these commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 install: .venv/installed  ## Create .venv with everything pinned in constraints.txt
 
@@ -28,6 +28,17 @@ ui: install  ## Open Dagster and MLflow on 127.0.0.1
 
 test: install  ## Run the test suite
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+cluster-test: .venv/clustered  ## Train on a Dask and on a Ray cluster, a machine of which is killed
+	@$(BIN)/python -m pytest -m cluster lakehouse_assets_tests/cluster
+
+.venv/clustered: .venv/installed
+	@if command -v uv >/dev/null 2>&1; then \
+	  UV_BUILD_CONSTRAINT=constraints.txt uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,dask,ray]'; \
+	else \
+	  PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,dask,ray]'; \
+	fi
+	@touch $@
 
 lint: install  ## Check style, types and who imports whom
 	@$(BIN)/ruff check .

@@ -173,7 +173,7 @@ def each(work: Callable[[_Task], _Result], tasks: Iterable[_Task]) -> Iterator[_
     tasks = iter(tasks)
     first = list(islice(tasks, 2))
     if len(first) < 2:
-        return map(work, first)
+        return (_one(work, task) for task in first)
     from joblib import Parallel, delayed
 
     results: Iterator[_Result] = Parallel(return_as="generator", pre_dispatch="n_jobs")(

@@ -70,7 +70,7 @@ class Machines:
             "PYTHONPATH": str(REPOSITORY),
             "OMP_NUM_THREADS": "1",
             "POLARS_MAX_THREADS": "1",
-            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            "RAY_raylet_start_wait_time_s": "120",
         }
         with (self.folder / f"{machine}.log").open("wb") as log:
             self.running[machine] = subprocess.Popen(

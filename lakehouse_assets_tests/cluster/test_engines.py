@@ -28,6 +28,7 @@ from lakehouse_assets.ml.estimators import Blend, Boosting, SeasonalNaive
 from lakehouse_assets.ml.fitted import ShardedForecast
 from lakehouse_assets.ml.forecast import Forecast
 from lakehouse_assets.registry.resource import RegistryResource
+from lakehouse_assets.registry.tracking import Registry
 from lakehouse_assets.settings import Settings, get_settings
 from lakehouse_assets_tests.cluster.machines import Machines, free_port
 from lakehouse_assets_tests.cluster.marked import Marked, unfinished
@@ -36,7 +37,7 @@ from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
 pytestmark = pytest.mark.cluster
 
 SERIES = 6
-NOW = datetime(2023, 1, 2, tzinfo=UTC) + timedelta(days=130)
+NOW = datetime(2023, 1, 2, tzinfo=UTC) + timedelta(days=110)
 WORKERS = ("a", "b")
 
 
@@ -53,23 +54,31 @@ class Found:
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared") / "lake"
-    frame = feature_frame(*load_curves(SERIES, 130)).with_columns(month=pl.col("issued_at").dt.date().dt.month_start())
+    frame = feature_frame(*load_curves(SERIES, 110)).with_columns(month=pl.col("issued_at").dt.date().dt.month_start())
     Lake(folder).table("features/fleet").overwrite(frame, partition_by=["month"])
     return folder
 
 
 @pytest.fixture(scope="module")
-def here(lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
+def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    Registry(f"sqlite:///{folder / 'mlflow.db'}", folder / "mlartifacts").client.search_registered_models()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def here(lake: Path, migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What this machine finds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAKEHOUSE_WORKERS", "2")
-        return train(lake, tmp_path_factory.mktemp("here"), patch, lambda _: None)
+        return train(lake, migrated_store, tmp_path_factory.mktemp("here"), patch, lambda _: None)
 
 
-def train(lake: Path, folder: Path, patch: pytest.MonkeyPatch, hears: Callable[[str], None]) -> Found:
+def train(lake: Path, store: Path, folder: Path, patch: pytest.MonkeyPatch, hears: Callable[[str], None]) -> Found:
     """Run the training asset, with the settings of the environment; `hears` is told what the asset logs."""
     marks = folder / "marks"
     marks.mkdir()
+    shutil.copy(store, folder / "mlflow.db")
     definition = ModelDefinition(
         name="fleet",
         description="A small fleet.",
@@ -104,13 +113,13 @@ def train(lake: Path, folder: Path, patch: pytest.MonkeyPatch, hears: Callable[[
         )
     get_settings.cache_clear()
     assert result.success
-    store = resources["registry"].registry()
-    version = store.get("fleet", "challenger")
-    fitted = store.load("fleet", version.version)
+    registry = resources["registry"].registry()
+    version = registry.get("fleet", "challenger")
+    fitted = registry.load("fleet", version.version)
     assert isinstance(fitted, ShardedForecast)
     assert len(fitted.shards) == SERIES
     day = Lake(lake).table("features/fleet").scan().filter(pl.col("issued_at") >= NOW - timedelta(days=7)).collect()
-    with load_backtest(store, version.run_id) as backtest:
+    with load_backtest(registry, version.run_id) as backtest:
         return Found(
             backtest.result.losses.collect(), backtest.result.metrics, dict(version.metrics), fitted.predict(day)
         )
@@ -160,24 +169,24 @@ def join_ray(machines: Machines, machine: str, address: str) -> None:
     machines.start(machine, *RAY, *PORTS, "--address", address, "--num-cpus", "1", *where)
 
 
-def dask_cores(address: str) -> int:
+def wait_for_dask(address: str, machines: int) -> None:
     import distributed
 
     with distributed.Client(address, set_as_default=False) as client:
-        return sum(client.nthreads().values())
+        client.wait_for_workers(machines, timeout=90)
 
 
-def ray_cores(address: str) -> int:
+def wait_for_ray(address: str, machines: int) -> None:
     import ray
 
     ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        return int(ray.cluster_resources().get("CPU", 0))
+        wait_until(lambda: ray.cluster_resources().get("CPU") == machines)
     finally:
         ray.shutdown()
 
 
-CLUSTERS = {"dask": (start_dask, join_dask, dask_cores), "ray": (start_ray, join_ray, ray_cores)}
+CLUSTERS = {"dask": (start_dask, join_dask, wait_for_dask), "ray": (start_ray, join_ray, wait_for_ray)}
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
@@ -209,18 +218,18 @@ def folder_of_short_name() -> Iterator[Path]:
 
 @pytest.mark.parametrize("name", ["dask", "ray"])
 def test_a_machine_is_killed_and_the_training_finds_the_same(
-    name: str, here: Found, lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, here: Found, lake: Path, migrated_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, join, cores = CLUSTERS[name]
+    start, join, wait = CLUSTERS[name]
     with folder_of_short_name() as folder, Machines(folder) as machines:
         address = start(machines, free_port())
         settings = Settings(engine=name, engine_address=address)
         wait_until(lambda: answers(settings))
         with pytest.raises(EngineNotThere, match="has no workers; start some"), engine(settings):
             raise AssertionError("a head alone cannot work")
-        for machine in WORKERS:
+        for count, machine in enumerate(WORKERS, start=1):  # one by one: on one disk, Ray's take each other's names
             join(machines, machine, address)
-        wait_until(lambda: cores(address) == len(WORKERS))
+            wait(address, count)
 
         lost: list[tuple[str, int]] = []
 
@@ -233,7 +242,7 @@ def test_a_machine_is_killed_and_the_training_finds_the_same(
 
         monkeypatch.setenv("LAKEHOUSE_ENGINE", name)
         monkeypatch.setenv("LAKEHOUSE_ENGINE_ADDRESS", address)
-        there = train(lake, tmp_path, monkeypatch, kill_one)
+        there = train(lake, migrated_store, tmp_path, monkeypatch, kill_one)
 
         assert len(machines.running) == 2, "the head and one machine are left"
         assert unfinished(tmp_path / "marks") == lost, "what was begun on the killed machine was never ended there"

@@ -10,8 +10,11 @@ import dagster as dg
 import pytest
 
 from lakehouse_assets.lifecycle.engine import EngineNotThere, WorkersLost, engine
+from lakehouse_assets.lifecycle.names import Names
 from lakehouse_assets.ml.shards import each
+from lakehouse_assets.operation.execution import _describe_failure
 from lakehouse_assets.settings import Settings
+from lakehouse_assets_tests.lifecycle.conftest import House
 from lakehouse_assets_tests.ml.work import die, fail, worker
 
 TWO = Settings(workers=2)
@@ -119,3 +122,15 @@ def test_an_extra_that_is_not_installed_is_named(name: str, address: str, monkey
     settings = Settings(engine=name, engine_address=address)
     with pytest.raises(EngineNotThere, match=rf"lakehouse-assets\[{name}\]"), engine(settings):
         raise AssertionError("there is no such engine")
+
+
+def test_a_training_without_its_engine_fails_with_the_reason(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    settings = Settings(engine="dask", engine_address="tcp://127.0.0.1:1")
+    monkeypatch.setattr("lakehouse_assets.lifecycle.training.get_settings", lambda: settings)
+    result = house.run("toy_retrain", house.know(120), only=[Names("toy").training])
+    assert not result.success
+    assert "EngineNotThere: Nobody answers at LAKEHOUSE_ENGINE_ADDRESS=tcp://127.0.0.1:1" in _describe_failure(
+        "toy_retrain", result
+    )
+    assert house.registry.get("toy", "challenger") is None
