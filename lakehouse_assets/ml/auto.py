@@ -114,7 +114,7 @@ def relative_loss(panel: Panel, start: int, stop: int, end: int, seed: int, cand
 
 
 def candidates_from(trials: Sequence[Trial], keep: int, ladder: Sequence[str]) -> dict[str, Candidate]:
-    """The best of each of the best families, the blend of these, and what the ladder stands on.
+    """The best of each of the best families, what the ladder stands on, and the blend of them all.
 
     Raises ValueError, with the reasons, when not one trial was completed.
     """
@@ -127,6 +127,6 @@ def candidates_from(trials: Sequence[Trial], keep: int, ladder: Sequence[str]) -
     for rung in ladder:
         if rung not in found and rung in SPACES:
             found[rung] = best[rung].candidate if rung in best else SPACES[rung].start
-    if len(kept) > 1:
-        found["blend"] = Blend(tuple(kept))
+    if len(found) > 1:
+        found["blend"] = Blend(tuple(found))
     return found

@@ -28,7 +28,9 @@ def test_a_search_brings_candidates_that_compete(panel: Panel) -> None:
     assert {t.family for t in trials[:3]} == set(search.families)
     assert isinstance(found.candidates["ridge_on_published"], Ridge)
     assert "ridge" in found.candidates, "what the ladder stands on"
-    assert isinstance(found.candidates["blend"], Blend)
+    blend = found.candidates["blend"]
+    assert isinstance(blend, Blend)
+    assert {*blend.members, "blend"} == set(found.candidates)
     assert found.pictures["search"].startswith(b"\x89PNG")
     again = KIND.search(panel, search, cutoff=CUTOFF, seed=3)
     assert [(t.candidate, t.losses) for t in again.trials] == [(t.candidate, t.losses) for t in trials]
