@@ -45,6 +45,7 @@ def test_the_graph_is_that_of_the_house() -> None:
         "registry/demand_forecast_series",
         "registry/demand_forecast_series_history",
         "predictions/demand_forecast",
+        "monitoring/demand_forecast_rungs",
         "monitoring/demand_forecast_errors",
         "monitoring/demand_forecast_drift",
     }
@@ -171,6 +172,7 @@ def test_a_table_and_a_model_are_a_file_each(package: ModuleType) -> None:
         "registry/area_energy_series",
         "registry/area_energy_series_history",
         "predictions/area_energy",
+        "monitoring/area_energy_rungs",
         "monitoring/area_energy_errors",
         "monitoring/area_energy_drift",
     }
@@ -180,6 +182,7 @@ def test_a_table_and_a_model_are_a_file_each(package: ModuleType) -> None:
         "registry/area_energy_series:contract",
         "registry/area_energy_series_history:contract",
         "predictions/area_energy:contract",
+        "monitoring/area_energy_rungs:contract",
         "monitoring/area_energy_errors:contract",
         "monitoring/area_energy_drift:contract",
         "monitoring/area_energy_drift:no_drift",

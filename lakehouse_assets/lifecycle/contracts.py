@@ -11,6 +11,11 @@ from lakehouse_assets.ml.definition import Columns
 
 MODEL_VERSION: Columns = {"model_version": (pl.Int64(), "Version of the registered model.")}
 MONTH: Columns = {"month": (pl.Date(), "First day of the UTC month of the first key: the partition.")}
+RUNGS: Columns = {
+    "rung": (pl.String(), "Who predicted, from the top of the ladder; none: nobody."),
+    "reason": (pl.String(), "Why not the version in force with its own recipe."),
+    "rows": (pl.Int64(), "How many predictions."),
+}
 REPORT: Columns = {
     "report": (pl.String(), "Local date at which the week ended: the name of the report."),
     "fleet_verdict": (pl.String(), "ok, drift or insufficient_data, for all members together."),

@@ -142,6 +142,16 @@ class FleetRegistry:
         members = dict(rows.select(rows.columns[0], "version").iter_rows())
         return Assignment(champion.version, members, _last_change(rows))
 
+    def before(self) -> Assignment | None:
+        """What was in force for each member before what is now; None: nothing was."""
+        previous = self.store.get(self.name, PREVIOUS)
+        if previous is None:
+            return None
+        rows = self.rows()
+        members = {} if rows.is_empty() else dict(rows.select(rows.columns[0], "previous_version").iter_rows())
+        known = {member: version for member, version in members.items() if version is not None}
+        return Assignment(previous.version, known, 0)
+
     def load(self, kind: Kind, assignment: Assignment | None, members: Sequence[str] | None = None) -> Any:
         """The models in force as one, by the kind's own way to compose them; None where nothing is in force.
 

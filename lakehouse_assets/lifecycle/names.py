@@ -41,6 +41,11 @@ class Names:
         return dg.AssetKey(["predictions", self.model])
 
     @property
+    def rungs(self) -> dg.AssetKey:
+        """Who predicted where the champion could not, and why."""
+        return dg.AssetKey(["monitoring", f"{self.model}_rungs"])
+
+    @property
     def errors(self) -> dg.AssetKey:
         """Predictions against what came."""
         return dg.AssetKey(["monitoring", f"{self.model}_errors"])

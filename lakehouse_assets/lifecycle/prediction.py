@@ -11,7 +11,8 @@ from lakehouse_assets.lake.table_asset import column_schema, contract_check
 from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, contract_of, grow
 from lakehouse_assets.lifecycle.fleet import Assignment, FleetRegistry
 from lakehouse_assets.lifecycle.names import Names, table_key
-from lakehouse_assets.ml.definition import ModelDefinition
+from lakehouse_assets.ml.definition import Kind, ModelDefinition
+from lakehouse_assets.ml.ladder import PREVIOUS, RUNGS, below_stand_ins, step_down
 from lakehouse_assets.registry.resource import RegistryResource
 
 
@@ -52,8 +53,10 @@ def prediction_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, 
         # The months are there to prune by: without them every file of the features would be read.
         months = sorted({moment.date().replace(day=1) for moment in times})
         frame = features.filter(pl.col("month").is_in(months) & pl.col(time).is_in(times)).collect()
-        model = fleet.load(kind, in_force, frame[kind.keys[1]].unique().to_list())
-        predicted = model.predict(frame).with_columns(month=pl.col(time).dt.date().dt.month_start())
+        members = frame[kind.keys[1]].unique().to_list()
+        predicted = fleet.load(kind, in_force, members).predict(frame)
+        predicted = _with_previous(predicted, frame, fleet, kind)
+        predicted = predicted.with_columns(month=pl.col(time).dt.date().dt.month_start())
         known = pl.col("month") >= (min(times) - kind.look_back).date().replace(day=1)
         earlier = table.scan().filter(known) if table.exists() else predicted.clear().lazy()
         predicted = kind.calibrate(predicted, earlier, features.filter(known))
@@ -66,6 +69,7 @@ def prediction_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, 
                 "last": str(max(times)),
                 "dagster/row_count": table.row_count(),
                 "rows_predicted": predicted.height,
+                "rungs": dg.MetadataValue.json(dict(predicted["rung"].value_counts().sort("rung").iter_rows())),
                 "delta_version": result.version,
             },
             data_version=dg.DataVersion(str(result.version)),
@@ -78,6 +82,17 @@ def _by_version(predicted: pl.DataFrame, member: str) -> dict[str, int]:
     """How many members each version predicted for."""
     counts = predicted.group_by("model_version").agg(pl.col(member).n_unique()).sort("model_version")
     return {str(version): count for version, count in counts.iter_rows()}
+
+
+def _with_previous(predicted: pl.DataFrame, frame: pl.DataFrame, fleet: FleetRegistry, kind: Kind) -> pl.DataFrame:
+    """The predictions; where what is in force left something unsaid, those of what was in force before it."""
+    member = kind.keys[1]
+    below = predicted.filter(below_stand_ins())[member].unique()
+    before = None if below.is_empty() else fleet.before()
+    if before is None:
+        return predicted
+    rows = frame.filter(pl.col(member).is_in(below.implode()))
+    return step_down(predicted, fleet.load(kind, before, below.to_list()).predict(rows), kind.keys)
 
 
 def _times_to_predict(
@@ -96,7 +111,10 @@ def _times_to_predict(
     month = last.date().replace(day=1)
     wanted = pl.col(time) > last
     if last == latest:
-        by = table.scan().filter(pl.col("month") == month, pl.col(time) == last).select(member, "model_version")
+        rows = table.scan().filter(pl.col("month") == month, pl.col(time) == last)
+        if "rung" in rows.collect_schema():  # what was in force before has spoken for what is
+            rows = rows.filter(pl.col("rung").ne_missing(RUNGS[PREVIOUS]))
+        by = rows.select(member, "model_version")
         if any(in_force.version_of(one) != version for one, version in by.unique().collect().iter_rows()):
             wanted = pl.col(time) >= last
     found = features.filter(wanted & (pl.col("month") >= month))

@@ -26,7 +26,12 @@ def retraining_definitions(definition: ModelDefinition) -> dg.Definitions:
     retrain = dg.define_asset_job(
         names.retrain_job,
         selection=dg.AssetSelection.assets(
-            names.training, names.promotion, names.series, names.series_history, names.prediction
+            names.training,
+            names.promotion,
+            names.series,
+            names.series_history,
+            names.prediction,
+            names.rungs,
         ),
         description="Train a challenger, let the gate decide, predict anew.",
         # A training gets a process of its own, forked from one that has the slow imports behind it.
@@ -36,7 +41,7 @@ def retraining_definitions(definition: ModelDefinition) -> dg.Definitions:
     )
     predict = dg.define_asset_job(
         names.predict_job,
-        selection=dg.AssetSelection.assets(names.prediction, names.errors),
+        selection=dg.AssetSelection.assets(names.prediction, names.rungs, names.errors),
         description="Predict with the champion; compare earlier predictions with what came.",
     )
     monitor = dg.define_asset_job(

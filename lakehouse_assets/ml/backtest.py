@@ -23,13 +23,10 @@ from lakehouse_assets.ml.fitted import (
     Made,
     ShardedForecast,
     Spool,
-    descend,
-    last_levels,
-    members,
     moment,
-    speak,
 )
 from lakehouse_assets.ml.intervals import Intervals
+from lakehouse_assets.ml.ladder import Reach, counted, descend, members, rows_known, speak
 from lakehouse_assets.ml.metrics import REFERENCE, metric_sums, metrics_from
 from lakehouse_assets.ml.panel import KEYS, Panel
 from lakehouse_assets.ml.shards import Shard, Shards, each, in_threads
@@ -82,8 +79,8 @@ class Outcome:
     """What a shard's work has found.
 
     fits: at the end, of what was fitted here. recipes: the plan's, with what the blends learned; moments: what the
-    whole fleet's blends are learned from. sums: of :func:`lakehouse_assets.ml.metrics.metric_sums`. costs: candidate,
-    CPU seconds and bytes. intervals: of each candidate.
+    whole fleet's blends are learned from. sums: of :func:`lakehouse_assets.ml.metrics.metric_sums`. rows: the issue
+    times with known targets of each series. costs: candidate, CPU seconds and bytes. intervals: of each candidate.
     """
 
     series: tuple[str, ...]
@@ -92,7 +89,7 @@ class Outcome:
     moments: Mapping[str, Array]
     sums: pl.DataFrame
     losses: pl.DataFrame
-    levels: Mapping[str, float]
+    rows: Mapping[str, int]
     intervals: Mapping[str, Intervals]
     costs: pl.DataFrame
 
@@ -166,6 +163,8 @@ def score_shard(task: tuple[Plan, Shard, Champion]) -> Outcome:
     panel = shard.panel()
     at = [*plan.origins, plan.end]
     windows = [panel.take(days=slice(f.start, f.stop)) for f in plan.folds]
+    reaches = [Reach.of(window) for window in windows]
+    known_rows = rows_known(panel, at)
     fits: dict[str, Sequence[Fit]] = dict(plan.shared)
     raw: dict[str, list[Array]] = {}
     spent: list[tuple[str, str, float, int]] = []
@@ -176,7 +175,10 @@ def score_shard(task: tuple[Plan, Shard, Champion]) -> Outcome:
         start = time.thread_time()
         recipe: Any = plan.recipes[name]
         found = plan.shared[name] if name in plan.shared else recipe.fit(panel, at, plan.seed)
-        forecasts = [fit.predict(window) for fit, window in zip(found, windows, strict=False)]
+        forecasts = [
+            counted(recipe, fit.predict(window), reach, rows)
+            for fit, window, reach, rows in zip(found, windows, reaches, known_rows, strict=False)
+        ]
         return found, forecasts, time.thread_time() - start
 
     for name, (found, forecasts, seconds) in in_threads(learn, fitted_here).items():
@@ -192,7 +194,7 @@ def score_shard(task: tuple[Plan, Shard, Champion]) -> Outcome:
         for name, recipe in plan.recipes.items():
             if isinstance(recipe, Blend):
                 recipe, _ = _learn_blend(recipe, raw, windows[:k], plan.origins[k])
-            out[name].append(descend(speak(recipe, name, window, known), rungs, window))
+            out[name].append(descend(speak(recipe, name, window, known), rungs, window, reaches[k])[0])
     for name, recipe in plan.recipes.items():
         if isinstance(recipe, Blend):
             start = time.thread_time()
@@ -211,7 +213,7 @@ def score_shard(task: tuple[Plan, Shard, Champion]) -> Outcome:
         moments=moments,
         sums=metric_sums(losses, plan.names),
         losses=losses,
-        levels=last_levels(panel.between(int(panel.issued[0]), plan.end + 1)),
+        rows=dict(zip(panel.series.tolist(), known_rows[-1].tolist(), strict=True)),
         intervals=_intervals(plan, windows, out),
         costs=costs(spent, shard.number),
     )
@@ -374,7 +376,7 @@ def _part(plan: Plan, name: str, features: list[str], target: str, horizon: int,
         horizon=horizon,
         seed=plan.seed,
         expected_loss=dict(zip(mine["key"], mine["mae"], strict=True)),
-        levels=outcome.levels,
+        rows=outcome.rows,
         intervals=outcome.intervals[name],
     )
 
@@ -415,9 +417,13 @@ class Refit:
 
     @classmethod
     def plan(cls, model: Champion, shards: Shards, cutoff: int, seed: int, standing: bool) -> "Refit":
-        """What is fitted across series is fitted here."""
-        shared, _ = learn_shared(model.recipes, shards, [cutoff], seed, model.feature_names)
-        return cls(model, {name: fits[-1] for name, fits in shared.items()}, cutoff, seed, standing)
+        """What is fitted across series is fitted here; what only stands in for the recipe stays as it is."""
+        own = members(model.recipes[model.name], model.name)
+        fits = model.shared if isinstance(model, ShardedForecast) else model.fits
+        kept = {n: fits[n] for n, r in model.recipes.items() if is_shared(r) and n not in own}
+        anew = {n: r for n, r in model.recipes.items() if n not in kept}
+        shared, _ = learn_shared(anew, shards, [cutoff], seed, model.feature_names)
+        return cls(model, kept | {name: found[-1] for name, found in shared.items()}, cutoff, seed, standing)
 
     def tasks(self, shards: Shards) -> Iterator[tuple["Refit", Shard]]:
         """One for each shard."""
@@ -453,7 +459,7 @@ def _refit(refit: Refit, shard: Shard, panel: Panel) -> FittedForecast:
         horizon=model.horizon,
         seed=refit.seed,
         expected_loss={s: model.expected_loss[s] for s in shard.series if s in model.expected_loss},
-        levels=last_levels(panel.between(int(panel.issued[0]), refit.cutoff + 1)),
+        rows=dict(zip(panel.series.tolist(), rows_known(panel, [refit.cutoff])[0].tolist(), strict=True)),
     )
 
 

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from lakehouse_assets.ml import estimators
+from lakehouse_assets.ml import ladder
 from lakehouse_assets.ml.definition import Candidate
 from lakehouse_assets.ml.estimators import Blend, Fit
-from lakehouse_assets.ml.intervals import COLUMNS, LEVELS, Intervals
+from lakehouse_assets.ml.intervals import COLUMNS, Intervals
+from lakehouse_assets.ml.ladder import Reach, Spoken, counted, descend, members, speak
 from lakehouse_assets.ml.panel import Panel
 
 Array = npt.NDArray[np.float64]
@@ -31,6 +32,8 @@ PREDICTION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "horizon": pl.Int16,
     "yhat": pl.Float64,
     **{name: dtype for name, (dtype, _) in COLUMNS.items()},
+    "rung": pl.String,
+    "reason": pl.String,
 }
 
 
@@ -48,10 +51,11 @@ def moment(us: int) -> datetime:
 
 @dataclass(frozen=True)
 class FittedForecast:
-    """A fitted candidate with its ladder: where it has nothing to say, the ridge speaks, then the seasonal naive.
+    """A fitted candidate with its ladder: what speaks, in order, where it has nothing to say.
 
     recipes and fits: by name, this candidate's own and those that it leans on (a blend's members, the ladder).
-    expected_loss: mean absolute error of each series in the backtest. levels: the last known level of each series.
+    expected_loss: mean absolute error of each series in the backtest.
+    rows: the issue times with known targets of each series, where a fit has learned from them.
     intervals: what the backtest's errors say of the quantiles; None where there was no backtest (a fresh fit).
     """
 
@@ -66,7 +70,7 @@ class FittedForecast:
     horizon: int
     seed: int
     expected_loss: Mapping[str, float]
-    levels: Mapping[str, float]
+    rows: Mapping[str, int]
     intervals: Intervals | None = None
 
     def parameters(self) -> dict[str, Any]:
@@ -74,24 +78,44 @@ class FittedForecast:
         return self.recipes[self.name].parameters()
 
     def predict(self, data: pl.DataFrame | Panel) -> pl.DataFrame:
-        """One row (issued_at, series_id, ts, horizon, yhat, quantiles) for each row of a feature frame or panel."""
+        """A row for each row of a feature frame or panel, see ``PREDICTION_SCHEMA``."""
         return predict(self, data)
-
-    def columns(self, panel: Panel) -> dict[str, npt.NDArray[np.floating]]:
-        """yhat and its quantiles by column, each (S, D, H)."""
-        yhat = self.forecast(panel)
-        if self.intervals is None:
-            return {"yhat": yhat, **{name: np.full(yhat.shape, np.nan, np.float32) for name in LEVELS}}
-        return {"yhat": yhat, **self.intervals.quantiles(panel.series.tolist(), yhat)}
 
     def forecast(self, panel: Panel) -> Array:
         """(S, D, H) forecasts; finite wherever the series has any history."""
+        return self.spoken(panel).forecast
+
+    def spoken(self, panel: Panel) -> Spoken:
+        """The forecasts with their quantiles, the rung of each, and why it was not the champion's own."""
+        said = self._voices(panel)
+        if self.intervals is None:
+            return said
+        return replace(said, quantiles=self.intervals.quantiles(panel.series.tolist(), said.forecast))
+
+    def _voices(self, panel: Panel) -> Spoken:
         panel = panel.select(self.feature_names)
+        reach = Reach.of(panel)
         recipe = self.recipes[self.name]
-        needed = {n: self.fits[n].predict(panel) for n in [*members(recipe, self.name), *self.ladder]}
-        out = descend(speak(recipe, self.name, panel, needed), [needed[n] for n in self.ladder], panel)
-        last = np.array([self.levels.get(s, np.nan) for s in panel.series])[:, None, None]
-        return np.where(np.isfinite(out), out, last)
+        rows = self._rows(panel)
+        raw = {n: (self.recipes[n], self.fits[n].predict(panel)) for n in members(recipe, self.name)}
+        own = speak(recipe, self.name, panel, {n: counted(r, f, reach, rows) for n, (r, f) in raw.items()})
+        rung = np.full(panel.shape, ladder.CHAMPION, np.int8)
+        reason = np.full(panel.shape[:2], None, object)
+        unsaid = ~np.isfinite(own) & panel.present[:, :, None]
+        if not unsaid.any():
+            return Spoken(own, rung, reason)
+        some = np.flatnonzero(unsaid.any(axis=(1, 2)))
+        few, reach, rows = panel.take(series=some), reach.take(some), rows[some]
+        stand_ins = (counted(self.recipes[n], self.fits[n].predict(few), reach, rows) for n in self.ladder)
+        own[some], rung[some] = descend(own[some], stand_ins, few, reach)
+        raw = {n: (r, f[some]) for n, (r, f) in raw.items()}
+        why = ladder.reasons(self.name, few, raw, reach, rows, self.series_ids)
+        reason[some] = why
+        reason[~unsaid.any(axis=2)] = None
+        return Spoken(own, rung, reason)
+
+    def _rows(self, panel: Panel) -> npt.NDArray[np.int64]:
+        return np.array([self.rows.get(s, 0) for s in panel.series], np.int64)
 
     def only(self, series: Sequence[str]) -> "FittedForecast":
         """The model as far as it is needed for some series."""
@@ -154,23 +178,18 @@ class ShardedForecast:
         return replace(part, fits={**part.fits, **self.shared})
 
     def predict(self, data: pl.DataFrame | Panel) -> pl.DataFrame:
-        """One row (issued_at, series_id, ts, horizon, yhat, quantiles) for each row of a feature frame or panel."""
+        """A row for each row of a feature frame or panel, see ``PREDICTION_SCHEMA``."""
         return predict(self, data)
-
-    def columns(self, panel: Panel) -> dict[str, npt.NDArray[np.floating]]:
-        """yhat and its quantiles by column, each (S, D, H)."""
-        names = {"yhat": np.float64, **dict.fromkeys(LEVELS, np.float32)}
-        out: dict[str, npt.NDArray[np.floating]] = {n: np.full(panel.shape, np.nan, t) for n, t in names.items()}
-        for model, rows in self._models(panel):
-            for name, values in model.columns(panel.take(series=rows)).items():
-                out[name][rows] = values
-        return out
 
     def forecast(self, panel: Panel) -> Array:
         """(S, D, H) forecasts, each series by its shard; one that is new by what the fleet has in common."""
-        out = np.full(panel.shape, np.nan)
+        return self.spoken(panel).forecast
+
+    def spoken(self, panel: Panel) -> Spoken:
+        """See :meth:`FittedForecast.spoken`."""
+        out = Spoken.empty(panel.shape)
         for model, rows in self._models(panel):
-            out[rows] = model.forecast(panel.take(series=rows))
+            out.put(rows, model.spoken(panel.take(series=rows)))
         return out
 
     def _models(self, panel: Panel) -> Iterator[tuple[FittedForecast, npt.NDArray[np.int64]]]:
@@ -217,7 +236,7 @@ class ShardedForecast:
             horizon=self.horizon,
             seed=self.seed,
             expected_loss={},
-            levels={},
+            rows={},
             intervals=self.intervals,
         )
 
@@ -299,43 +318,4 @@ def predict(model: Any, data: pl.DataFrame | Panel) -> pl.DataFrame:
         if data.is_empty():
             return pl.DataFrame(schema=PREDICTION_SCHEMA)
         data = Panel.from_frame(data, model.target, model.feature_names, model.horizon)
-    return data.frame(**model.columns(data)).with_columns(pl.col(*LEVELS).fill_nan(None))
-
-
-def members(recipe: Candidate, name: str) -> list[str]:
-    """The names of the fits that a candidate's own forecast needs."""
-    return list(recipe.members) if isinstance(recipe, Blend) else [name]
-
-
-def speak(recipe: Candidate, name: str, panel: Panel, forecasts: Mapping[str, Array]) -> Array:
-    """A candidate's own forecast from the forecasts of the fits that it needs."""
-    if isinstance(recipe, Blend):
-        return recipe.combine(panel.series.tolist(), np.stack([forecasts[m] for m in recipe.members]))
-    return forecasts[name]
-
-
-def descend(forecast: Array, rungs: Sequence[Array], panel: Panel) -> Array:
-    """Fill what a forecast lacks from the rungs below it, then from whatever is known of the series at issue time."""
-    for rung in [*rungs, estimators.naive_from(panel)]:
-        forecast = np.where(np.isfinite(forecast), forecast, rung)
-    if not np.isfinite(forecast).all():
-        known: list[Array] = [forecast, *(lag.astype(np.float64) for _, lag in estimators.day_lags(panel))]
-        stacked = np.concatenate(known, axis=2)
-        count = np.isfinite(stacked).sum(axis=2, keepdims=True)
-        mean = np.where(np.isfinite(stacked), stacked, 0.0).sum(axis=2, keepdims=True) / np.maximum(count, 1)
-        forecast = np.where(np.isfinite(forecast) | (count == 0), forecast, mean)
-    return forecast
-
-
-def last_levels(panel: Panel) -> dict[str, float]:
-    """The latest known level of each series."""
-    size = np.full(panel.shape[:2], np.nan)
-    for name in ("mean_168h", "mean_24h", "mean_672h"):
-        if name in panel.columns:
-            size = np.where(np.isnan(size), panel.once(name), size)
-    out = {}
-    for series, row in zip(panel.series.tolist(), size, strict=True):
-        known = np.flatnonzero(np.isfinite(row))
-        if len(known):
-            out[series] = float(row[known[-1]])
-    return out
+    return data.frame().with_columns(**model.spoken(data).columns(data.present))

@@ -30,6 +30,7 @@ from lakehouse_assets.ml.definition import (
 from lakehouse_assets.ml.estimators import Blend, SeasonalNaive
 from lakehouse_assets.ml.fitted import FittedForecast, ShardedForecast, Spool, microseconds, moment
 from lakehouse_assets.ml.fleet import Fleet
+from lakehouse_assets.ml.ladder import RUNGS
 from lakehouse_assets.ml.panel import DAY_US, NEVER, Panel
 from lakehouse_assets.ml.search import run_search
 from lakehouse_assets.ml.shards import SHARD_SERIES, Shards, each
@@ -46,9 +47,9 @@ class Forecast:
 
     spread, recent: how many origins lie spread over the last year, and how many in the latest contiguous folds.
     minimum_training_days: the history before the first origin. fold_days: what an origin scores; less than a week
-    where the history is a matter of weeks. ladder: the candidates that stand in, in order, where
-    another cannot speak (the seasonal naive always stands below them). shard_series: how many series are worked on at
-    a time by a worker, at most.
+    where the history is a matter of weeks. ladder: the candidates that stand in, in order, where another cannot speak;
+    below them stand the first model across series, which knows every newcomer, and the seasonal naive. shard_series:
+    how many series are worked on at a time by a worker, at most.
     """
 
     target: str = "value"
@@ -67,13 +68,15 @@ class Forecast:
             "series_id": (pl.String(), "The series."),
             "ts": (UTC_TIME, "Start of the forecast hour (UTC)."),
             "horizon": (pl.Int16(), "Whole hours from the issue time to the forecast hour."),
-            "yhat": (pl.Float64(), "The forecast, in the unit of the series."),
+            "yhat": (pl.Float64(), "The forecast, in the unit of the series; null where there is nothing to say."),
             **intervals.COLUMNS,
+            "rung": (pl.String(), f"Who made it, from the top of the ladder: {', '.join(RUNGS)}."),
+            "reason": (pl.String(), "Why it is not the champion's own; null where it is."),
         }
     )
     error_columns = MappingProxyType(
         {
-            **prediction_columns,
+            **{name: column for name, column in prediction_columns.items() if name != "reason"},
             "value": (pl.Float64(), "The value that came true, where it was reported good."),
             "error": (pl.Float64(), "Forecast less value."),
             "absolute_error": (pl.Float64(), "Absolute error."),
@@ -217,7 +220,7 @@ class Forecast:
             recipes=recipes,
             entered=entered,
             reference=next(n for n in entered if isinstance(recipes[n], SeasonalNaive)),
-            ladder=tuple(n for n in self.ladder if n in recipes),
+            ladder=_ladder(self.ladder, {name: recipes[name] for name in entered}),
             shared=shared,
             alias=alias,
             champion=champion.name if champion else None,
@@ -295,6 +298,7 @@ class Forecast:
         """Predictions with the value that came true: adds value, error (forecast - value), absolute_error, and scores
         of the quantiles.
         """
+        predictions = predictions.filter(pl.col("yhat").is_finite()).drop("reason", strict=False)
         actual = features.select(*self.keys, pl.col(self.target).alias("value")).filter(pl.col("value").is_finite())
         error = pl.col("yhat") - pl.col("value")
         compared = predictions.join(actual, on=list(self.keys), how="inner")
@@ -409,6 +413,12 @@ def _usable(candidates: Mapping[str, Candidate], data: Shards) -> dict[str, Cand
         elif name in simple:
             out[name] = candidate
     return out
+
+
+def _ladder(first: Sequence[str], recipes: Mapping[str, Candidate]) -> tuple[str, ...]:
+    """The recipes that stand in for others: those named, then one across series, if there is one."""
+    shared = [name for name, recipe in recipes.items() if backtest.is_shared(recipe)]
+    return tuple(dict.fromkeys([name for name in first if name in recipes] + shared[:1]))
 
 
 def _enter(champion: Champion, recipes: Mapping[str, Candidate]) -> tuple[dict[str, Candidate], dict[str, str]]:

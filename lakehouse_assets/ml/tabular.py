@@ -17,7 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lakehouse_assets.ml.clusters import Clusters, learn_clusters, load_shapes, mean_shapes
-from lakehouse_assets.ml.estimators import CHUNK_BYTES, PUBLISHED, Array, Boosting, _boosting_base, _Parameters
+from lakehouse_assets.ml.estimators import (
+    CHUNK_BYTES,
+    MINIMUM_ROWS,
+    PUBLISHED,
+    Array,
+    Boosting,
+    _boosting_base,
+    _Parameters,
+)
 from lakehouse_assets.ml.panel import DAY_US, Panel
 
 Rows = npt.NDArray[np.float32]
@@ -109,6 +117,11 @@ class Tabular(_Parameters):
     def pooled(self) -> bool:
         """Whether series learn from each other."""
         return self.scope != "series"
+
+    @property
+    def minimum_rows(self) -> int:  # type: ignore[override]
+        """Only a series that learns alone needs much of its own."""
+        return 0 if self.pooled else MINIMUM_ROWS
 
     def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> "list[TabularFit]":
         """One fit for each cutoff; of the scope ``series`` one series after the other, whoever else is there."""

@@ -139,9 +139,11 @@ def test_a_fitted_model_survives_pickling_and_reads_frames(frame: pl.DataFrame, 
     rows = frame.filter(pl.col("issued_at") >= CUTOFF)
     shuffled = rows.select(sorted(rows.columns)).sample(fraction=1.0, shuffle=True, seed=2)
     out = fitted.predict(shuffled)
-    assert out.columns == ["issued_at", "series_id", "ts", "horizon", "yhat", "q025", "q10", "q90", "q975"]
+    names = ["yhat", "q025", "q10", "q90", "q975", "rung", "reason"]
+    assert out.columns == ["issued_at", "series_id", "ts", "horizon", *names]
     assert (out["q025"] < out["q10"]).all()
     assert out["q90"].is_between(out["yhat"], out["q975"]).all()
+    assert out["rung"].unique().to_list() == ["champion"]
     assert out.height == rows.height
     assert out.equals(result.fitted["blend"].predict(rows))
     assert fitted.predict(rows.clear()).schema == out.schema
