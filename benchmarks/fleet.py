@@ -32,6 +32,7 @@ HOURS = 8760
 START = datetime(2024, 1, 1, tzinfo=UTC)
 FOLDS = 8
 FILE = "us_eia930_54ba_hourly_2015_2020.parquet"
+CACHE = Path.home() / ".cache" / "lakehouse_assets"
 DECLARATION = """\
 name: fleet
 description: Thousands of hourly load curves, made from real ones.
@@ -140,9 +141,11 @@ def definition() -> Any:
 def train() -> dict[str, Any]:
     """A whole training run: features, fit, backtest, gate, registered version; seconds by stage."""
     import dagster as dg
+    import polars as pl
 
     from lakehouse_assets.definitions import resources
     from lakehouse_assets.features import demand as features
+    from lakehouse_assets.lifecycle.evidence import load_backtest
     from lakehouse_assets.lifecycle.promotion import promotion_asset
     from lakehouse_assets.lifecycle.training import training_asset
     from lakehouse_assets.operation.home import open_instance
@@ -150,7 +153,7 @@ def train() -> dict[str, Any]:
 
     settings = get_settings()
     model = definition()
-    promotion, *checks = promotion_asset(model)
+    promotion, checks = promotion_asset(model)
     tags = {"dagster/asset_partition_range_start": "2024-01-01", "dagster/asset_partition_range_end": "2024-12-01"}
     seconds = {}
     with open_instance(settings) as instance:
@@ -166,8 +169,195 @@ def train() -> dict[str, Any]:
         (event,) = run.get_asset_materialization_events()
         metadata = event.materialization.metadata
         seconds["gate"], _ = materialize([promotion, *checks])
-    figures = {name: float(metadata[name].value) for name in ("mae", "mase", "relative_mae")}
-    return {"seconds": seconds, "total": sum(seconds.values()), **figures}
+    with load_backtest(resources(settings)["registry"].registry(), metadata["mlflow_run"].value) as backtest:
+        losses = backtest.result.losses.select("series_id", "issued_at", "origin", "ts", "y", "ridge")
+        first_days = losses.filter(pl.col("issued_at") == pl.col("origin")).collect()
+    first_days.write_parquet(settings.home / "ours.parquet")
+    return {"seconds": seconds, "total": sum(seconds.values()), "version": int(metadata["version"].value)}
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+SHARD = 100
+
+
+def ridge(series: int) -> dict[str, Any]:
+    """Features, fit and eight-fold backtest of the ridge alone; fits of some series are kept to be compared."""
+    import pickle
+
+    from lakehouse_assets.lifecycle.engine import engine
+    from lakehouse_assets.ml.shards import each
+    from lakehouse_assets.settings import get_settings
+
+    settings = get_settings()
+    start = time.perf_counter()
+    with engine(settings):
+        done = list(each(ridge_of_shard, [range(i, min(i + SHARD, series)) for i in range(0, series, SHARD)]))
+    seconds = time.perf_counter() - start
+    (settings.home / "first.pickle").write_bytes(pickle.dumps(done[0][2]))
+    cpu = {name: sum(one[0][name] for one in done) for name in done[0][0]}
+    return {"total": seconds, "cpu": cpu, "error": float(np.mean([one[1] for one in done]))}
+
+
+def ridge_of_shard(numbers: range) -> tuple[dict[str, float], float, Any]:
+    """CPU seconds, the error, and of the first shard: panel, cutoffs and fits."""
+    import polars as pl
+    from threadpoolctl import threadpool_limits
+
+    from lakehouse_assets.features import demand as features
+    from lakehouse_assets.lake.table import Lake
+    from lakehouse_assets.ml.estimators import Ridge
+    from lakehouse_assets.ml.panel import Panel
+    from lakehouse_assets.ml.shards import Shards
+    from lakehouse_assets.sources.declaration import active_declaration
+
+    start = time.process_time()
+    declaration = active_declaration()
+    within = pl.col("series_id").is_between(pl.lit(f"s{numbers[0]:05d}"), pl.lit(f"s{numbers[-1]:05d}"))
+    hours = Lake.from_settings().table("gold/demand_hourly").scan().filter(within)
+    first = hours.group_by("series_id").agg(first_hour=pl.col("ts").min()).collect()
+    times = declaration.issue_times(START, START + timedelta(hours=HOURS))
+    panel = Panel.from_frame(pl.concat(features.transform(hours, declaration, None, first, times)))
+    made = time.process_time()
+    shards = Shards.of(panel, "value")
+    folds = definition().kind.folds(shards, shards.known_until)
+    at = [int(panel.issued[fold.start]) for fold in folds] + [shards.known_until]
+    with threadpool_limits(1, "blas"):
+        fits = Ridge().fit(panel, at, 0)
+        windows = [panel.take(days=slice(fold.start, fold.stop)) for fold in folds]
+        errors = [np.abs(fit.predict(w) - w.target).mean() for fit, w in zip(fits, windows, strict=False)]
+    cpu = {"features": made - start, "fits": time.process_time() - made}
+    few = 20
+    kept = (panel.take(slice(0, few)), at, fits[-1]) if numbers[0] == 0 else None
+    return cpu, float(np.mean(errors)), kept
+
+
+def loop() -> dict[str, Any]:
+    """The same regressions one by one with scikit-learn, on rows that are there already; of a few series."""
+    import pickle
+
+    from sklearn.linear_model import Ridge
+    from threadpoolctl import threadpool_limits
+
+    from lakehouse_assets.ml.linear import YEAR
+    from lakehouse_assets.ml.panel import DAY_US
+    from lakehouse_assets.settings import get_settings
+
+    panel, cutoffs, ours = pickle.loads((get_settings().home / "first.pickle").read_bytes())
+    recipe, days = ours.recipe, panel.days
+    _, design = recipe.design(panel, ours.scales)
+    base, size = recipe._base(panel)
+    y = np.clip((panel.target - base) / size[:, :, None], *recipe.clip)
+    worst, count = 0.0, 0
+    start = time.perf_counter()
+    with threadpool_limits(1, "blas"):  # with more threads so small a regression is slower
+        for k, cutoff in enumerate(cutoffs):
+            season = 1 + recipe.season * np.cos(2 * np.pi / YEAR * (days - (cutoff / DAY_US + 3.5)))
+            weight = 0.5 ** ((cutoff / DAY_US - days) / recipe.half_life) * season
+            for s in range(len(panel.series)):
+                for h in range(panel.shape[2]):
+                    known = np.isfinite(y[s, :, h]) & (panel.known_at[s, :, h] <= cutoff)
+                    x = design[s, h, 1:-1].T
+                    model = Ridge(alpha=recipe.strength).fit(x[known], y[s, known, h], sample_weight=weight[known])
+                    model.predict(x[-7:])
+                    count += 1
+                    if k == len(cutoffs) - 1:  # the fit that stays; its first season is centred like this one
+                        mine = ours.coefficients[0, s, h]
+                        worst = max(worst, float(np.abs(mine - np.r_[model.intercept_, model.coef_]).max()))
+    seconds = time.perf_counter() - start
+    return {"fits": count, "seconds": seconds, "each": seconds / count, "difference": worst}
+
+
+def speed(home: Path, series: int) -> dict[str, float]:
+    """Print ours beside the loop."""
+    ours = apart("ridge", home, "--series", str(series))
+    theirs = apart("loop", home)
+    regressions = series * 24 * (FOLDS + 1)
+    loop_seconds = theirs["each"] * regressions
+    table(
+        f"ridge for each of {series:,} series and 24 hours: {FOLDS} folds and a last fit, {regressions:,} regressions",
+        ("", "seconds", "ratio"),
+        ("features and all regressions, ours", f"{ours['total']:.1f}", "1"),
+        ("scikit-learn's loop, without features", f"{loop_seconds:.0f}", f"{loop_seconds / ours['total']:.1f}"),
+    )
+    spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in ours["cpu"].items())
+    print(f"  ours in CPU seconds: {spent}")
+    print(f"  the loop was timed on {theirs['fits']:,} of its fits; largest difference of a coefficient", end=" ")
+    print(f"{theirs['difference']:.1e} (at most 1e-6)")
+    return {"ridge_speedup": loop_seconds / ours["total"], "coefficient_difference": theirs["difference"]}
+
+
+# --- mlforecast -------------------------------------------------------------------------------------------------------
+
+
+def peer(home: Path, ours: dict[str, Any], series: int, python: Path) -> dict[str, float]:
+    """Print a whole training run of ours beside mlforecast's fit and backtest."""
+    hours = home / "hours.parquet"
+    apart("hours", home)
+    script = Path(__file__).with_name("mlforecast_fleet.py")
+    theirs = apart("", home, str(hours), str(home / "theirs.parquet"), str(FOLDS), python=str(python), script=script)
+    mine, other = apart("errors", home)["errors"]
+    seconds = theirs["fit"] + theirs["backtest"]
+
+    def cells(name: str, took: float, of: float, peak: float, error: float) -> tuple[str, ...]:
+        return (name, f"{took:.0f}", f"{took / of:.2f}", f"{peak / 1e9:.1f}", f"{error:.2%}")
+
+    table(
+        f"a whole training run of {series:,} series x {HOURS:,} h",
+        ("", "seconds", "share", "peak GB", "error"),
+        cells("features to registered version, ours", ours["total"], seconds, ours["peak"], mine),
+        cells("mlforecast, LightGBM: fit and backtest", seconds, seconds, theirs["peak"], other),
+    )
+    print("  error: sum of absolute errors over sum of values, mean over series, on the first day of each fold")
+    return {"mlforecast_ratio": ours["total"] / seconds, "error": mine, "mlforecast_error": other}
+
+
+def write_hours() -> None:
+    """The hours as mlforecast reads them."""
+    import polars as pl
+
+    from lakehouse_assets.lake.table import Lake
+    from lakehouse_assets.settings import get_settings
+
+    rows = Lake.from_settings().table("gold/demand_hourly").scan()
+    rows = rows.select(unique_id="series_id", ds=pl.col("ts").dt.replace_time_zone(None), y="value")
+    rows.sort("unique_id", "ds").collect().write_parquet(get_settings().home / "hours.parquet")
+
+
+def errors() -> tuple[float, float]:
+    """Error of ours and of theirs on the hours that both have forecast."""
+    import polars as pl
+
+    from lakehouse_assets.settings import get_settings
+
+    home = get_settings().home
+    theirs = pl.read_parquet(home / "theirs.parquet").with_columns(pl.col("ds").dt.cast_time_unit("us"))
+    both = pl.read_parquet(home / "ours.parquet").with_columns(ds=pl.col("ts").dt.replace_time_zone(None))
+    both = both.join(theirs, left_on=["series_id", "ds"], right_on=["unique_id", "ds"], how="inner")
+    assert both.height == theirs.height, "the two do not forecast the same hours"
+
+    def error(name: str) -> pl.Expr:
+        return ((pl.col(name) - pl.col("y")).abs().sum() / pl.col("y").sum()).alias(name)
+
+    scores = both.group_by("series_id").agg(error("ridge"), error("forecast"))
+    return float(scores["ridge"].mean()), float(scores["forecast"].mean())  # type: ignore[arg-type]
+
+
+# --- growth -----------------------------------------------------------------------------------------------------------
+
+
+def growth(small: dict[str, Any], large: dict[str, Any], series: int, many: int) -> dict[str, float]:
+    """Print a training run of ten times the series beside the small one."""
+    stages = ("features", "training", "gate")
+    rows = []
+    for count, run in ((series, small), (many, large)):
+        seconds = [f"{run['seconds'][stage]:.0f}" for stage in stages]
+        rows.append((f"{count:,} series", *seconds, f"{run['total']:.0f}", f"{run['peak'] / 1e9:.2f}"))
+    time_ratio, memory_ratio = large["total"] / small["total"], large["peak"] / small["peak"]
+    ratios = ("ratio", "", "", "", f"{time_ratio:.1f}", f"{memory_ratio:.2f}")
+    table("growth", ("", "features s", "training s", "gate s", "total s", "peak GB"), *rows, ratios)
+    return {"growth_time": time_ratio, "growth_memory": memory_ratio, "peak_gb": large["peak"] / 1e9}
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -215,13 +405,23 @@ def _memory(pid: int) -> int:
     return 0
 
 
-def apart(part: str, home: Path, *arguments: str, python: str = sys.executable) -> dict[str, Any]:
-    """Run a part of this file in a process of its own; its figures, with `wall` and `peak`."""
+def apart(
+    part: str, home: Path, *arguments: str, python: str = sys.executable, script: Path | None = None
+) -> dict[str, Any]:
+    """Run a part of this file, or a script, in a process of its own; its figures, with `wall` and `peak`."""
     environment = os.environ | {"LAKEHOUSE_HOME": str(home), "DAGSTER_HOME": str(home / "dagster")}
     environment.pop("LAKEHOUSE_CONFIG", None)
+    if script is None:
+        print(f"  {part} ...", file=sys.stderr)
+        environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    command = [str(script)] if script else [__file__, "--run", part]
     start = time.perf_counter()
     process = subprocess.Popen(
-        [python, __file__, "--run", part, *arguments], stdout=subprocess.PIPE, env=environment, text=True
+        [python, "-W", "ignore", *command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if part == "train" else None,  # Dagster's log
+        env=environment,
+        text=True,
     )
     memory = Memory(process.pid)
     memory.start()
@@ -232,23 +432,66 @@ def apart(part: str, home: Path, *arguments: str, python: str = sys.executable) 
     return {**json.loads(out.splitlines()[-1]), "wall": time.perf_counter() - start, "peak": memory.peak}
 
 
+def table(title: str, head: tuple[str, ...], *rows: tuple[str, ...]) -> None:
+    """Print a table; the first column to the left, the others to the right."""
+    lines = [head, *rows]
+    widths = [max(len(line[i]) if i < len(line) else 0 for line in lines) for i in range(len(head))]
+    print(f"\n{title}")
+    for line in lines:
+        cells = [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=False))]
+        print("  " + "  ".join(cells))
+
+
+PARTS = {"gold": make_gold, "train": train, "ridge": ridge, "loop": loop, "hours": write_hours, "errors": errors}
+
+
+def run_part(name: str, series: int) -> None:
+    """One part, in this process; its figures as a line of JSON."""
+    found = PARTS[name](series) if name in ("gold", "ridge") else PARTS[name]()  # type: ignore[operator]
+    print(json.dumps({"errors": found} if isinstance(found, tuple) else found or {}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help=argparse.SUPPRESS)
-    parser.add_argument("--series", type=int, default=1000)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--series", type=int, default=1000, help="series of the small fleet")
+    parser.add_argument("--many", type=int, default=10_000, help="series of the large fleet")
+    parser.add_argument("--parts", default="speed,peer,growth,registry", help="what to measure")
+    parser.add_argument("--peers", type=Path, default=CACHE / "peers", help="folder of the peers' environment")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    if options.run == "gold":
-        make_gold(options.series)
-        print(json.dumps({"series": options.series}))
+    if options.run is not None:
+        run_part(options.run, options.series)
         return
-    if options.run == "train":
-        print(json.dumps(train()))
-        return
-    with tempfile.TemporaryDirectory() as folder:
+    parts = set(options.parts.split(","))
+    figures: dict[str, float] = {}
+    python = Path()
+    if "peer" in parts:
+        from peers import peers_python
+
+        python = peers_python(options.peers)
+    with tempfile.TemporaryDirectory(prefix="fleet_") as folder:
         home = Path(folder)
-        print(apart("gold", home, "--series", str(options.series)))
-        print(apart("train", home))
+        if parts & {"speed", "peer", "growth"}:
+            apart("gold", home, "--series", str(options.series))
+        if "speed" in parts:
+            figures |= speed(home, options.series)
+        if parts & {"peer", "growth"}:
+            small = apart("train", home)
+        if "peer" in parts:
+            figures |= peer(home, small, options.series, python)
+    if "growth" in parts:
+        with tempfile.TemporaryDirectory(prefix="fleet_") as folder:
+            apart("gold", Path(folder), "--series", str(options.many))
+            figures |= growth(small, apart("train", Path(folder)), options.series, options.many)
+    if "registry" in parts:
+        from registry import measure
+
+        measured = measure()
+        table("registry", ("", "seconds"), *((name, f"{value:.2f}") for name, value in measured.items()))
+        figures |= {name: measured[name] for name in ("register_s", "load_s", "rollback_s")}
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def transform(
                     yield frame.with_columns(month=pl.lit(month)).select(columns)
 
 
-BLOCK = 200
+BLOCK = 100
 """Series of a frame: rows of series that are trained together lie together."""
 PANEL_CELLS = 16_000_000
 """Hours x series that are held in memory at a time, or one month's."""

@@ -30,7 +30,7 @@ _MAX_PRUNE_VALUES = 500
 # Delta's default is 30 days, but a model's pins name the versions that it was trained on for as long as it is in use.
 _CONFIGURATION = {"delta.logRetentionDuration": "interval 3650 days"}
 # Small row groups: who reads some series of a table that is sorted by them skips those of the others.
-_WRITER = WriterProperties(compression="SNAPPY", max_row_group_size=128 * 1024)
+_WRITER = WriterProperties(compression="SNAPPY", max_row_group_size=64 * 1024)
 
 
 class WriteRefusedError(ValueError):

@@ -16,8 +16,8 @@ import polars as pl
 
 from lakehouse_assets.ml.panel import KEYS, NEVER, Panel, known_times
 
-SHARD_SERIES = 200
-"""Series of a shard: with a year of hours and fifty features its panel takes 0.4 GB."""
+SHARD_SERIES = 100
+"""Series of a shard: with a year of hours and fifty features its panel takes 0.2 GB."""
 
 Data = pl.DataFrame | pl.LazyFrame | Panel
 _Task = TypeVar("_Task")

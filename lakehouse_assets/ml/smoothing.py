@@ -37,7 +37,7 @@ class ExponentialSmoothing(_Parameters):
     """
 
     window_days: int = 364
-    choice_days: int = 28
+    choice_days: int = 42
     refit_days: int = 28
 
     def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> "list[SmoothingFit]":
@@ -49,6 +49,8 @@ class ExponentialSmoothing(_Parameters):
     def _fit(self, past: Panel, cutoff: int) -> "SmoothingFit":
         season = _seasons(past, cutoff)
         recent = past.between(cutoff - self.choice_days * DAY_US, cutoff)
+        # Some days of them will do: every third one comes to all weekdays.
+        recent = recent.take(days=slice(None, None, 3 if recent.shape[1] > 21 else 1))
         count = len(past.series)
         best, least = np.zeros(count, np.int64), np.full(count, np.inf)
         actual = np.where(recent.known_at <= cutoff, recent.target, np.nan)
