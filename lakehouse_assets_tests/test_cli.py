@@ -17,7 +17,7 @@ interval: 1h
 unit: {kind: power, name: MW}
 start: 2024-01-01
 """
-COMMANDS = ("quickstart", "run", "replay", "status", "rollback", "simulate", "settings", "ui")
+COMMANDS = ("quickstart", "run", "replay", "status", "models", "rollback", "pin", "unpin", "simulate", "settings", "ui")
 
 
 def assert_usage_error(ended: Ended, *said: str) -> None:
@@ -71,6 +71,13 @@ def test_as_a_module_and_without_a_command_it_shows_all_commands(tmp_path: Path)
         (["replay", "--start", "2024-01-01", "--end", "2024-02-01"], ["holds no source yet", "lakehouse run --config"]),
         (["rollback", "no_such_model"], ["there is no model 'no_such_model'", "demand_forecast"]),
         (["rollback", "demand_forecast"], ["demand_forecast has no champion"]),
+        (["rollback", "demand_forecast", "--series", "a", "--group", "b"], ["give --series or --group, not both"]),
+        (["pin", "demand_forecast", "--series", "a"], ["demand_forecast has no champion"]),
+        (["pin", "demand_forecast", "--version", "x"], ["--version", "integer"]),
+        (["unpin", "no_such_model"], ["there is no model 'no_such_model'"]),
+        (["models", "show"], ["Missing argument 'model'"]),
+        (["models", "show", "no_such_model"], ["there is no model 'no_such_model'"]),
+        (["models", "show", "demand_forecast", "--series", "a"], ["demand_forecast has no champion"]),
         (["simulate", "w", "--start", "2024-02-01", "--end", "2024-01-01"], ["must be after start"]),
         (["simulate", "w", "--start", "today"], ["'today' is no time"]),
         (["simulate", "w", "--series", "0"], ["--series"]),

@@ -79,6 +79,8 @@ def by_hand(
         members = None if series is None else [series]
         if group is not None:
             members = [one for one in members_of_group(definition, lake, group) if one in known]
+            if not members:
+                raise WrongRequest(f"no series of group {group!r} has a version of its own yet")
         done = act(fleet, definition.kind, members, now)
     tell(definition, fleet, lake, instance, champion.version, done)
     return champion.version, done

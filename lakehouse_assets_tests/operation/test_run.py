@@ -1,6 +1,7 @@
 """`lakehouse run`: everything once, and then only what is new."""
 
 import gzip
+import json
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,7 @@ def test_run(house: House) -> None:
     the_first_run_makes_every_table_and_a_champion(house)
     status_has_the_agreed_shape(house)
     again_it_does_nothing_anew(house)
+    what_is_in_force_is_told_and_changed_by_hand(house)
     new_rows_and_files_refine_the_touched_months_and_broken_files_are_set_aside(house)
 
 
@@ -71,6 +73,41 @@ def again_it_does_nothing_anew(built: House) -> None:
         .sort(errors)
         .equals(before["monitoring/demand_forecast_errors"].sort(errors))
     )
+
+
+def what_is_in_force_is_told_and_changed_by_hand(built: House) -> None:
+    one = built.frame("registry/demand_forecast_series")["series_id"].min()
+    listed = built("models")
+    assert listed.code == 0, listed.err
+    assert "v1: 2" in listed.out
+    assert "first model" in listed.out
+    models = json.loads(built("models", "--json").out)
+    assert models["demand_forecast"]["champion"] == 1
+    assert models["demand_forecast"]["series"] == {"by_version": {"1": 2}, "pinned": 0}
+    of_series = ("demand_forecast", "--series", one)
+    group = built.frame("features/demand").filter(series_id=one)["series_group"][0]
+    for arguments, code, said in (
+        (("models", "show", "demand_forecast"), 0, "demand_forecast: version 1 is in force"),
+        (("models", "show", *of_series), 0, f"series {one} of demand_forecast: version 1 is in force"),
+        (("models", "show", "demand_forecast", "--series", "nowhere"), 2, "demand_forecast has no series 'nowhere'"),
+        (("rollback", "demand_forecast"), 2, "no champion before version 1"),
+        (("rollback", *of_series), 2, f"'{one}' of demand_forecast has had no version but the one in force"),
+        (("rollback", "demand_forecast", "--group", "none"), 2, "has no group 'none'; there are: "),
+        (("rollback", *of_series, "--group", group), 2, "--series or --group, not both"),
+        (("unpin", *of_series), 2, f"'{one}' of demand_forecast is pinned"),
+        (("pin", *of_series, "--version", "9"), 2, "demand_forecast has no version 9; it has: 1."),
+        (("pin", *of_series), 0, "1 series pinned"),
+        (("models", "show", *of_series), 0, "(pinned)"),
+        (("rollback", *of_series), 2, f"'{one}' is pinned"),
+        (("unpin", "demand_forecast", "--group", group), 0, "1 series unpinned; 0 are pinned still"),
+    ):
+        ended = built(*arguments)
+        assert ended.code == code, (arguments, ended)
+        message = " ".join((ended.out + ended.err).split())
+        assert said in message, message
+        assert "Traceback" not in message
+    history = json.loads(built("models", "show", *of_series, "--json").out)["history"]
+    assert [row["decision"] for row in history] == ["promoted", "pinned", "unpinned"]
 
 
 def new_rows_and_files_refine_the_touched_months_and_broken_files_are_set_aside(built: House) -> None:
