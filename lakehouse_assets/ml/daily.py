@@ -143,7 +143,7 @@ class DailyRidge(_Parameters):
             for last in (False, True):
                 grams = decayed_grams(rows * np.sqrt(weight)[:, None], panel.days, block, ends / DAY_US, self.half_life)
                 for k, gram in enumerate(grams):
-                    coefficients[k][mine] = solve_ridge_together(gram[0], p, self.strength)
+                    coefficients[k][mine] = solve_ridge_together(gram[:, 0], p, self.strength)
                 if not last:
                     weight = _huber(rows, block, [c[mine] for c in coefficients])
         return [DailyFit(self, panel.series.tolist(), names, mean, width, c, scales) for c in coefficients]
