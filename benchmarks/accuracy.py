@@ -1,21 +1,31 @@
-"""Accuracy of the day-ahead forecasts on the EIA set, region by region, against the operators' own forecasts.
+"""Accuracy on published data and protocols, ours beside what others reached.
 
-Two parts, on the hours that an expert labelled OKAY, scored against the values as reported:
+The EIA set, region by region, against the operators' own day-ahead forecasts, has two parts, on the hours that
+an expert labelled OKAY, scored against the values as reported:
 
 - what a replayed year wrote to predictions/demand_forecast (`lakehouse run` and `lakehouse replay` first, see README);
 - `--unaided`: the same recipe without the published forecast, refitted every four weeks from features/demand.
 
 Seven regions have broken or biased published forecasts and are left out of the summary, as in the published probe.
+`--mlforecast` puts a peer beside them, on the same hours, in an environment of its own (see peers.py).
+
+`--m4` runs the hourly series of the M4 competition in a home of their own (see m4_hourly.py). The M3 competition has
+yearly, quarterly, monthly and other series without dates and none that is hourly; the product forecasts on an hourly
+grid, so that there is no honest row for it.
 """
 
 import argparse
 import json
 import re
+import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
+from m4_hourly import m4_hourly
+from peers import peers_python
 from vic_elec import vic_elec
 
 from lakehouse_assets.lake.table import Lake
@@ -106,6 +116,34 @@ def unaided(lake: Lake) -> pl.LazyFrame:
     return pl.concat(parts).lazy()
 
 
+def mlforecast(peers: Path) -> pl.LazyFrame:
+    """Forecasts of the year by mlforecast: one global LightGBM, one fit, recursive; on values that experts screened."""
+    hours = (
+        pl.scan_parquet(get_settings().data / FILE)
+        .filter(pl.col("ts_utc") < END.replace(tzinfo=None))
+        .sort("region", "ts_utc")
+        .select(unique_id="region", ds="ts_utc", y=pl.coalesce("imputed_mw", "raw_mw").cast(pl.Float64))
+        .with_columns(pl.col("y").forward_fill().over("unique_id"))
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        read, written = Path(folder, "hours.parquet"), Path(folder, "forecasts.parquet")
+        hours.sink_parquet(read)
+        script = Path(__file__).with_name("mlforecast_eia930.py")
+        arguments = [str(script), str(read), str(written), str((END - START).days)]
+        said = subprocess.run([peers_python(peers), *arguments], stdout=subprocess.PIPE, text=True, check=True)
+        print(f"mlforecast: {said.stdout.strip()} s", file=sys.stderr)
+        frame = pl.read_parquet(written)
+    # Its cutoff is the last hour that is known: the issue time is an hour later.
+    issued = (pl.col("cutoff") + pl.duration(hours=1)).dt.replace_time_zone("UTC")
+    ts = pl.col("ds").dt.replace_time_zone("UTC")
+    return frame.lazy().select(
+        issued_at=issued.dt.cast_time_unit("us"),
+        series_id=pl.col("unique_id").cast(pl.String),
+        ts=ts.dt.cast_time_unit("us"),
+        yhat=pl.col("forecast").cast(pl.Float64),
+    )
+
+
 def show(title: str, scores: pl.DataFrame, regions: bool) -> dict[str, float]:
     """Print a part and return its summary."""
     figures = summary(scores)
@@ -125,23 +163,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unaided", action="store_true", help="also without the published forecast")
     parser.add_argument("--regions", action="store_true", help="print every region")
+    parser.add_argument("--mlforecast", action="store_true", help="also mlforecast with LightGBM on the same year")
+    parser.add_argument("--peers", type=Path, help="folder of the peers' environment (default: in LAKEHOUSE_HOME)")
+    parser.add_argument("--m4", action="store_true", help="also M4 hourly, in a home below LAKEHOUSE_HOME")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--vic-elec", action="store_true", help="also Victoria in December 2014 (see vic_elec.py)")
     arguments = parser.parse_args()
     lake = Lake.from_settings()
     predictions = lake.table("predictions/demand_forecast")
-    if not predictions.exists():
+    figures: dict[str, dict[str, float]] = {}
+    if predictions.exists():
+        title = "replayed year, predictions/demand_forecast joined to raw_mw"
+        figures["eia930"] = show(title, score(predictions.scan()), arguments.regions)
+    elif arguments.mlforecast or arguments.m4 or arguments.vic_elec:
+        print("eia930: left out, predictions/demand_forecast is not there (run and replay the EIA set, see README.md)")
+    else:
         sys.exit("predictions/demand_forecast is not there; run and replay the EIA set first, see README.md")
-    figures = {
-        "eia930": show(
-            "replayed year, predictions/demand_forecast joined to raw_mw", score(predictions.scan()), arguments.regions
-        )
-    }
     if arguments.unaided:
         scores = score(unaided(lake))
         figures["eia930_unaided"] = show("without the published forecast", scores, arguments.regions)
     if arguments.vic_elec:
         figures["vic_elec"] = vic_elec()
+    if arguments.mlforecast:
+        scores = score(mlforecast(arguments.peers or get_settings().home / "peers"))
+        show("mlforecast 1.1, LightGBM, one fit, recursive, without the published forecast", scores, arguments.regions)
+    if arguments.m4:
+        figures["m4_hourly"] = m4_hourly(get_settings().home / "m4_hourly")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2))
 
