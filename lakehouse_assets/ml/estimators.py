@@ -253,6 +253,8 @@ class Ridge(_Parameters):
     season: float = 0.9
     clip: tuple[float, float] = (-0.7, 1.5)
 
+    chunk_bytes: ClassVar[int] = CHUNK_BYTES
+
     def usable(self, data: Columns) -> bool:
         """On the published forecast: only where there is one."""
         return not self.on_published or data.has(PUBLISHED)
@@ -326,7 +328,7 @@ class Ridge(_Parameters):
         width = len(self.design(panel.take(slice(0, 1), slice(0, 1)), scales)[0])
         seasons = [_seasons(end / DAY_US, standing and end == ends[-1] and self.season > 0) for end in ends]
         coefficients = [np.full((len(centres), s, h, width + 1), np.nan, np.float32) for centres in seasons]
-        chunk = max(1, int(CHUNK_BYTES // (8 * h * d * width)))
+        chunk = max(1, int(self.chunk_bytes // (8 * h * d * width)))
         names: list[str] = []
         for start in range(0, s, chunk):
             part = panel.take(slice(start, start + chunk))
