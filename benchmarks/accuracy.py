@@ -31,6 +31,7 @@ from vic_elec import vic_elec
 from lakehouse_assets.lake.table import Lake
 from lakehouse_assets.ml.estimators import Blend
 from lakehouse_assets.ml.forecast import Forecast
+from lakehouse_assets.ml.intervals import BANDS
 from lakehouse_assets.models.demand_forecast import demand_forecast
 from lakehouse_assets.settings import get_settings
 
@@ -70,6 +71,22 @@ def score(forecasts: pl.LazyFrame) -> pl.DataFrame:
         .sort("series_id")
         .collect()
     )
+
+
+def coverage(forecasts: pl.LazyFrame) -> dict[str, float]:
+    """Shares of the year's values inside their intervals, in percent: overall, and in the month farthest off."""
+    year = forecasts.filter((pl.col("issued_at") >= START) & (pl.col("issued_at") < END), pl.col("q10").is_not_null())
+    shares = [pl.col("raw_mw").is_between(lower, upper).mean().alias(band) for band, (lower, upper) in BANDS.items()]
+    months = pl.col("ts").dt.truncate("1mo").alias("month")
+    rows = year.join(truth(), on=["series_id", "ts"])
+    overall, monthly = pl.collect_all([rows.select(shares), rows.group_by(months).agg(shares)])
+    if monthly.is_empty():
+        return {}
+    worst = {band: max(monthly[band], key=lambda share, band=band: abs(share - float(band) / 100)) for band in BANDS}
+    return {
+        **{f"coverage_{band}": round(100 * overall[band].item(), 2) for band in BANDS},
+        **{f"worst_month_{band}": round(100 * worst[band], 2) for band in BANDS},
+    }
 
 
 def summary(scores: pl.DataFrame) -> dict[str, float]:
@@ -159,6 +176,17 @@ def show(title: str, scores: pl.DataFrame, regions: bool) -> dict[str, float]:
     return figures
 
 
+def show_coverage(forecasts: pl.LazyFrame) -> dict[str, float]:
+    """Print the coverage of the intervals and return it."""
+    figures = coverage(forecasts)
+    for band in BANDS if figures else ():
+        print(
+            f"{band} % intervals: {figures[f'coverage_{band}']:.1f} % of the hours inside; "
+            f"{figures[f'worst_month_{band}']:.1f} % in the month farthest off"
+        )
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unaided", action="store_true", help="also without the published forecast")
@@ -175,6 +203,8 @@ def main() -> None:
     if predictions.exists():
         title = "replayed year, predictions/demand_forecast joined to raw_mw"
         figures["eia930"] = show(title, score(predictions.scan()), arguments.regions)
+        if "q10" in predictions.schema():
+            figures["eia930"] |= show_coverage(predictions.scan())
     elif arguments.mlforecast or arguments.m4 or arguments.vic_elec:
         print("eia930: left out, predictions/demand_forecast is not there (run and replay the EIA set, see README.md)")
     else:

@@ -20,7 +20,7 @@ def status(lake: Lake, registry: Registry, instance: dg.DagsterInstance, models:
 
     Returns:
         `{"tables": {key: {"version", "rows", "updated_at"}}, "models": {name: {"champion", "challenger", "previous",
-        "series", "drift", "retrains"}}}`; `series` counts them by version; what there is not yet is None.
+        "series", "last_week", "drift", "retrains"}}}`; `series` counts them by version; what there is not yet is None.
     """
     return {
         "tables": {key: _table(lake, key) for key in lake.tables()},
@@ -38,6 +38,7 @@ def _model(lake: Lake, registry: Registry, instance: dg.DagsterInstance, names: 
     return {
         **{alias: _version(registry.get(names.model, alias)) for alias in aliases},
         "series": summary(FleetRegistry(names.model, registry, lake).rows()),
+        "last_week": _last_week(instance, names),
         "drift": _drift(instance, names),
         "retrains": _retrains(lake, instance, names),
     }
@@ -54,6 +55,14 @@ def _version(version: ModelVersion | None) -> dict[str, Any] | None:
         "pins": dict(version.pins),
         "metrics": {name: version.metrics[name] for name in METRICS if name in version.metrics},
     }
+
+
+def _last_week(instance: dg.DagsterInstance, names: Names) -> dict[str, float]:
+    """The measures of the last week of predictions that was compared with what came: errors, coverage, pinball loss."""
+    event = instance.get_latest_materialization_event(names.errors)
+    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    start = "last_week_"
+    return {key.removeprefix(start): float(entry.value) for key, entry in metadata.items() if key.startswith(start)}  # type: ignore[arg-type]
 
 
 def _drift(instance: dg.DagsterInstance, names: Names) -> dict[str, Any]:

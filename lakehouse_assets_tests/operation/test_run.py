@@ -44,7 +44,7 @@ def status_has_the_agreed_shape(built: House) -> None:
         assert table["rows"] == built.frame(key).height
         assert table["version"] == built.lake.table(key).version()
     model = status["models"]["demand_forecast"]
-    assert set(model) == {"champion", "challenger", "previous", "series", "drift", "retrains"}
+    assert set(model) == {"champion", "challenger", "previous", "series", "last_week", "drift", "retrains"}
     assert model["series"] == {"by_version": {"1": 2}, "pinned": 0}
     assert {"version", "run_id", "trained_at", "pins", "metrics"} <= set(model["champion"])
     assert model["champion"]["version"] == 1

@@ -30,6 +30,7 @@ def test_what_is_not_there_is_none(tmp_path: Path, instance: dg.DagsterInstance,
         "challenger": None,
         "previous": None,
         "series": {"by_version": {}, "pinned": 0},
+        "last_week": {},
         "drift": drift,
         "retrains": [],
     }
@@ -61,3 +62,13 @@ def test_drift_is_that_of_the_latest_report(tmp_path: Path, instance: dg.Dagster
         instance.report_runless_asset_event(dg.AssetMaterialization(["monitoring", "a_drift"], metadata=report))
     drift = status(Lake(tmp_path / "lake"), registry, instance, ["a"])["models"]["a"]["drift"]
     assert drift == {"verdict": "drift", "window_end": "2024-05-13", "series_drifted": 2, "series_tested": 3}
+
+
+def test_the_last_week_is_that_of_the_latest_comparison(
+    tmp_path: Path, instance: dg.DagsterInstance, registry: Registry
+) -> None:
+    for coverage in (0.7, 0.8):
+        shown = {"last_week_coverage_80": coverage, "rows_compared": 7}
+        instance.report_runless_asset_event(dg.AssetMaterialization(["monitoring", "a_errors"], metadata=shown))
+    found = status(Lake(tmp_path / "lake"), registry, instance, ["a"])["models"]["a"]
+    assert found["last_week"] == {"coverage_80": 0.8}
