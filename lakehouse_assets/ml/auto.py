@@ -6,7 +6,7 @@ import numpy as np
 
 from lakehouse_assets.ml.definition import Candidate, Trial
 from lakehouse_assets.ml.estimators import Blend, Boosting, Ridge, SeasonalNaive
-from lakehouse_assets.ml.fitted import descend
+from lakehouse_assets.ml.ladder import Reach, counted, descend, rows_known
 from lakehouse_assets.ml.panel import Panel
 from lakehouse_assets.ml.regressions import ElasticNet, Linear
 from lakehouse_assets.ml.search import Range, Space, best_by_family
@@ -102,10 +102,12 @@ def relative_loss(panel: Panel, start: int, stop: int, end: int, seed: int, cand
     origin = int(panel.issued[start])
     window = panel.take(days=slice(start, stop))
     y = np.where(window.known_at <= end, window.target, np.nan)
+    reach, rows = Reach.of(window), rows_known(panel, [origin])[0]
     means = []
     for recipe in (candidate, SeasonalNaive()):
         fit = recipe.fit(panel, [origin], seed, False)[0]  # type: ignore[attr-defined]
-        error = np.abs(descend(fit.predict(window), [], window) - y)
+        said = counted(recipe, fit.predict(window), reach, rows)
+        error = np.abs(descend(said, [], window, reach)[0] - y)
         hours = np.isfinite(error).sum(axis=(1, 2))
         means.append(np.nansum(error, axis=(1, 2)) / np.where(hours > 0, hours, np.nan))
     with np.errstate(divide="ignore", invalid="ignore"):
