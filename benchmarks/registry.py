@@ -36,6 +36,7 @@ from lakehouse_assets.lifecycle.fleet import FleetRegistry
 from lakehouse_assets.ml.estimators import NaiveFit, Ridge, RidgeFit, SeasonalNaive
 from lakehouse_assets.ml.fitted import FittedForecast, ShardedForecast, Spool
 from lakehouse_assets.ml.forecast import Forecast
+from lakehouse_assets.ml.ladder import CHAMPION, RUNGS
 from lakehouse_assets.registry.tracking import Registry, signature_of
 from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
 
@@ -70,12 +71,14 @@ def repeated(model: FittedForecast, series: list[str]) -> FittedForecast:
             fits[name] = replace(fit, series=series, coefficients=fit.coefficients[:, rows].copy())
         elif isinstance(fit, NaiveFit):
             fits[name] = NaiveFit(dict.fromkeys(series, True))
+    assert model.intervals is not None
     return replace(
         model,
         fits=fits,
         series_ids=series,
         expected_loss=dict.fromkeys(series, 1.0),
-        levels=dict.fromkeys(series, 100.0),
+        rows=dict.fromkeys(series, 100),
+        intervals=replace(model.intervals, series=tuple(series), offsets=model.intervals.offsets[rows]),
     )
 
 
@@ -98,6 +101,7 @@ def fleet_of(model: FittedForecast, count: int) -> ShardedForecast:
         seed=0,
         expected_loss=dict.fromkeys(series, 1.0),
         parts=parts,
+        intervals=model.intervals,
     )
 
 
@@ -150,6 +154,7 @@ def load(folder: Path, how: str) -> float:
         predicted = fleet.load(KIND, fleet.assignment()).predict(frame)
         assert predicted.height == frame.height
         assert predicted["yhat"].is_finite().all()
+        assert (predicted["rung"] == RUNGS[CHAMPION]).all()
 
     return seconds(forecast)
 
