@@ -32,8 +32,8 @@ def world(days: int, series: int = 6, seed: int = 0) -> tuple[np.ndarray, np.nda
     return forecast, forecast * (1 + error)
 
 
-def frame(series: list[str], first_day: int = 0, **values: np.ndarray) -> pl.DataFrame:
-    """Rows of (S, D, H) arrays, known an hour after the forecast hour."""
+def frame(series: list[str], first_day: int = 0, delay: int = 1, **values: np.ndarray) -> pl.DataFrame:
+    """Rows of (S, D, H) arrays, known `delay` hours after the start of the forecast hour."""
     s, d, h = next(iter(values.values())).shape
     issued = [START + timedelta(days=first_day + k) for k in range(d)]
     return pl.DataFrame(
@@ -45,7 +45,7 @@ def frame(series: list[str], first_day: int = 0, **values: np.ndarray) -> pl.Dat
             "horizon": np.tile(np.arange(h, dtype=np.int16), s * d),
             **{name: a.ravel() for name, a in values.items()},
         }
-    ).with_columns(known_at=pl.col("issued_at") + pl.duration(hours=pl.col("horizon").cast(pl.Int64) + 1))
+    ).with_columns(known_at=pl.col("issued_at") + pl.duration(hours=pl.col("horizon").cast(pl.Int64) + delay))
 
 
 def predictions(intervals: Intervals, forecast: np.ndarray, first_day: int = 0) -> pl.DataFrame:
@@ -174,14 +174,13 @@ def test_what_was_not_known_when_a_forecast_was_issued_changes_nothing(
     learned: Intervals, day: int, hour: int, wild: float
 ) -> None:
     forecast, actual = world(10, seed=5)
-    other = actual.copy()
-    other[:, day, hour:] = wild
-    other[:, day + 1 :] = wild
+    known = np.arange(10)[:, None] * 24 + np.arange(H) + 31 <= day * 24 + hour
+    other = np.where(known, actual, wild)
     moment = START + timedelta(days=day, hours=hour)
     new = predictions(learned, forecast)
     issued = new.clear().lazy()
     before, after = (
-        calibrate(new, issued, frame(NAMES, value=values).lazy()).filter(pl.col("issued_at") <= moment)
+        calibrate(new, issued, frame(NAMES, delay=31, value=values).lazy()).filter(pl.col("issued_at") <= moment)
         for values in (actual, other)
     )
     assert before.equals(after)
