@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lakehouse_assets.ml.estimators import (
     AROUND,
     CHUNK_BYTES,
+    HOLIDAYS,
     PUBLISHED,
     Array,
     Columns,
@@ -86,7 +87,7 @@ class DailyRidge(_Parameters):
             weekday = panel.full("day_of_week")[:, :, day // 2]
             for k in range(1, 8):
                 add(f"day_of_week={k}", (weekday == k).astype(float))
-        for name in ("is_holiday", "is_day_before_holiday", "is_day_after_holiday"):
+        for name in HOLIDAYS:
             if name in panel.columns:
                 add(name, quarters(panel.full(name)))
         if "season_sin" in panel.columns and "season_cos" in panel.columns:

@@ -180,7 +180,8 @@ class NaiveFit:
 
 # --- ridge ------------------------------------------------------------------------------------------------------------
 
-_CALENDAR = ("season_sin", "season_cos", "is_holiday", "is_day_before_holiday", "is_day_after_holiday")
+HOLIDAYS = ("is_holiday", "is_day_before_holiday", "is_day_after_holiday", "is_between_holidays")
+_CALENDAR = ("season_sin", "season_cos", *HOLIDAYS)
 _KNOWN = re.compile(
     r"(lag|last|mean|std|min|max|forecast_lag|error_lag|error_last|error_mean)_\d+h|hour|day_of_week|"
     + "|".join((*_CALENDAR, PUBLISHED))
