@@ -48,17 +48,18 @@ def _local(settings: Settings) -> Iterator[None]:
 
     from lakehouse_assets.ml.workers import Processes
 
-    processes = Processes()
+    processes, at_work = Processes(), True
     try:
         with _runs_on(processes, settings.workers or -1):
             yield
+        at_work = False
     except BrokenProcessPool as error:
         raise WorkersLost(
             "A worker process died, most often because memory ran out: set LAKEHOUSE_WORKERS to fewer, or make the "
-            f"model's shards smaller (shard_series of its kind). {str(error).splitlines()[0]}"
+            f"model's shards smaller (shard_series of its kind). {_first_line(error)}"
         ) from error
     finally:
-        processes.close()
+        processes.close(kill=at_work)
 
 
 @contextmanager
@@ -91,7 +92,9 @@ def _dask(settings: Settings) -> Iterator[None]:
             with _runs_on(cluster):
                 yield
         except (distributed.KilledWorker, CancelledError) as error:
-            raise WorkersLost(f"The Dask cluster at {address} lost its workers or its scheduler: {error}") from error
+            raise WorkersLost(
+                f"The Dask cluster at {address} lost its workers or its scheduler: {_first_line(error)}"
+            ) from error
 
 
 @contextmanager
@@ -120,8 +123,10 @@ def _ray(settings: Settings) -> Iterator[None]:
         )
         with _runs_on(cluster):
             yield
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.ObjectLostError, ray.exceptions.RaySystemError) as error:
-        raise WorkersLost(f"The Ray cluster at {address} lost its workers or its head: {error}") from error
+    except ray.exceptions.RayError as error:
+        if isinstance(error, ray.exceptions.RayTaskError):
+            raise  # the work's own error
+        raise WorkersLost(f"The Ray cluster at {address} lost its workers or its head: {_first_line(error)}") from error
     finally:
         ray.shutdown()
 
@@ -146,6 +151,10 @@ def _answering(settings: Settings) -> str:
             f"{settings.engine.capitalize()} cluster, or set LAKEHOUSE_ENGINE=local."
         ) from None
     return address
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _no_extra(name: str) -> EngineNotThere:

@@ -19,8 +19,9 @@ from joblib.parallel import ParallelBackendBase
 class Processes(LokyBackend):
     """Processes of this machine that end when they are closed, and when this process ends however it ends."""
 
-    # A fleet of processes that each take every core for one query would stand in one another's way.
-    MAX_NUM_THREADS_VARS = (*LokyBackend.MAX_NUM_THREADS_VARS, "POLARS_MAX_THREADS")
+    # Each of them is 1. Processes that each take every core for one query would stand in one another's way. And with
+    # one heap for all threads the memory of a shard serves the next; with one each, it grows shard by shard (glibc).
+    MAX_NUM_THREADS_VARS = (*LokyBackend.MAX_NUM_THREADS_VARS, "POLARS_MAX_THREADS", "MALLOC_ARENA_MAX")
 
     _pool: MemmappingExecutor | None = None
 
@@ -35,10 +36,10 @@ class Processes(LokyBackend):
         self._pool = self._workers
         return count
 
-    def close(self) -> None:
-        """End the processes, whatever they do."""
+    def close(self, kill: bool) -> None:
+        """End the processes: when they have done what they do, or at once."""
         if self._pool is not None:
-            self._pool.terminate(kill_workers=True)
+            self._pool.terminate(kill_workers=kill)
             self._pool = None
 
 
