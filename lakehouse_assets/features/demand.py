@@ -198,7 +198,7 @@ def transform(
 
 BLOCK = 100
 """Series of a frame: rows of series that are trained together lie together."""
-PANEL_CELLS = 16_000_000
+PANEL_CELLS = 8_000_000
 """Hours x series that are held in memory at a time, or one month's."""
 
 
