@@ -25,13 +25,15 @@ from lakehouse_assets.ml.fitted import (
     Spool,
     moment,
 )
-from lakehouse_assets.ml.intervals import Intervals
+from lakehouse_assets.ml.intervals import BANDS, Intervals
 from lakehouse_assets.ml.ladder import Reach, counted, descend, members, rows_known, speak
 from lakehouse_assets.ml.metrics import REFERENCE, metric_sums, metrics_from
 from lakehouse_assets.ml.panel import KEYS, Panel
 from lakehouse_assets.ml.shards import Shard, Shards, each, in_threads
 
 Array = npt.NDArray[np.float64]
+INTERVAL = BANDS["80"]
+"""The bounds that losses carry for each candidate, so that the gate sees what it covers."""
 Champion = Any
 """A fitted forecast of any make: of one shard, of a fleet, or put together from several versions."""
 
@@ -255,6 +257,7 @@ def _losses(plan: Plan, panel: Panel, windows: Sequence[Panel], out: Mapping[str
     hours = np.isfinite(naive).sum(axis=(1, 2))
     scale = np.where(hours > 0, np.nansum(naive, axis=(1, 2)) / np.maximum(hours, 1), np.nan)
     columns = [REFERENCE, *plan.names]
+    bounds = [f"{name}_{bound}" for name in plan.names for bound in INTERVAL]
     frames = []
     for k, (fold, window) in enumerate(zip(plan.folds, windows, strict=True)):
         if fold.number < 0:
@@ -262,13 +265,36 @@ def _losses(plan: Plan, panel: Panel, windows: Sequence[Panel], out: Mapping[str
         y = np.where(window.known_at <= plan.end, window.target, np.nan)
         values = {"y": y, "mase_scale": np.broadcast_to(scale[:, None, None], window.shape)}
         values |= {n: out[n][k] for n in columns}
+        for name in plan.names:
+            values |= _bounds(name, out[name], windows, k, plan.origins[k])
         frames.append(
             window.frame(**values)
             .filter(pl.all_horizontal(pl.col("y", *columns).is_finite()))
+            .with_columns(pl.col(bounds).cast(pl.Float32).fill_nan(None))
             .with_columns(fold=pl.lit(fold.number, pl.Int32), origin=pl.lit(moment(plan.origins[k])))
         )
-    order = ["fold", "origin", *KEYS, "y", "mase_scale", *columns]
+    order = ["fold", "origin", *KEYS, "y", "mase_scale", *columns, *bounds]
     return pl.concat(frames).select(order).sort("series_id", maintain_order=True)
+
+
+INTERVAL_FOLDS = 4
+"""Folds before a fold from whose errors its intervals are learned."""
+
+
+def _bounds(
+    name: str, forecasts: Sequence[Array], windows: Sequence[Panel], k: int, cutoff: int
+) -> dict[str, npt.NDArray[np.floating]]:
+    """The interval of a fold's forecasts, from the errors of the folds before as known at its origin; NaN for none."""
+    before = range(max(0, k - INTERVAL_FOLDS), k)
+    if not before:
+        return {f"{name}_{bound}": np.full(windows[k].shape, np.nan) for bound in INTERVAL}
+    actual = np.concatenate(
+        [np.where(windows[i].known_at <= cutoff, windows[i].target, np.nan) for i in before], axis=1
+    )
+    said = np.concatenate([forecasts[i] for i in before], axis=1)
+    series = windows[k].series.tolist()
+    quantiles = Intervals.learn(series, said, actual).quantiles(series, forecasts[k])
+    return {f"{name}_{bound}": quantiles[bound] for bound in INTERVAL}
 
 
 def run(

@@ -196,9 +196,9 @@ class Forecast:
         cutoff: what is known by then counts (default: everything that the data set holds). At origins from
         ``champion.trained_at`` on the champion's own stored fit forecasts; before that its recipe is fitted anew.
         workspace: see :class:`lakehouse_assets.ml.definition.Kind`.
-        ``losses``: fold, origin, issued_at, series_id, ts, horizon, y, mase_scale, reference, and a column of
-        forecasts for each candidate (and ``champion``). ``folds``: fold, origin, first_issue, last_issue,
-        champion_own.
+        ``losses``: fold, origin, issued_at, series_id, ts, horizon, y, mase_scale, reference, a column of forecasts for
+        each candidate (and ``champion``), and the bounds of their 80 % interval (``_q10``, ``_q90``). ``folds``: fold,
+        origin, first_issue, last_issue, champion_own.
         """
         say = progress or (lambda _: None)
         shards = self.dataset(dataset)

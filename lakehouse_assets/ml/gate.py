@@ -300,7 +300,8 @@ def _chunk_evidence(hours: _Hours, policy: GatePolicy) -> pl.DataFrame:
     }
     if "our_cover" in hours.values:
         covers = [hours.values[name] for name in ("our_cover", "their_cover")]
-        shares = [np.where(known, c, 0.0).sum(axis=1) / np.maximum(count, 1) for c in covers]
+        there = known & np.isfinite(covers[0]) & np.isfinite(covers[1])  # the first fold has no interval yet
+        shares = [np.where(there, c, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1) for c in covers]
         columns["coverage_change"] = np.subtract(*(np.minimum(share, NOMINAL_COVERAGE) for share in shares))
         columns["coverage_p_worse"] = mean_tests(covers[1] - covers[0]).p_value
     enough = count >= LEAST_HOURS

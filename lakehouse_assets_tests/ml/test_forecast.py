@@ -127,7 +127,7 @@ def test_an_origin_sees_nothing_after_itself(delay: int, panel: Panel, result: B
     known = panel.known_at <= microseconds(origin)
     corrupted = replace(panel, target=np.where(known, panel.target, panel.target * 100 + 7))
     again = KIND.backtest(corrupted, CANDIDATES, cutoff=CUTOFF, seed=1)
-    names = list(CANDIDATES)
+    names = [*CANDIDATES, *(f"{name}_{bound}" for name in CANDIDATES for bound in ("q10", "q90"))]
     upto = pl.col("fold") <= 4
     before, after = result.losses.collect(), again.losses.collect()
     assert after.filter(upto).select(names).equals(before.filter(upto).select(names))
@@ -274,6 +274,8 @@ def test_a_changed_world_is_drift_and_the_retrained_model_is_promoted() -> None:
     decision = KIND.gate(result, result.best, GatePolicy(), has_champion=True)
     assert decision.promote, decision.reason
     assert decision.evidence["champion_own_fit"]
+    assert decision.series is not None
+    assert decision.series["coverage_change"].is_finite().all()
     pictures = KIND.drift_pictures(history) | KIND.pictures(result)
     assert all(png.startswith(b"\x89PNG") and len(png) < 200_000 for png in pictures.values())
 
