@@ -3,6 +3,9 @@
 Everything in a row was known at its issue time: an hour's value counts when its interval has ended and the publication
 delay has passed, and late hours count with what stood in for them on time. `value` is the target, and no feature. A row
 landed for month m changes rows of m, of m+1 (trailing statistics) and, through the horizon, the last ones of m-1.
+
+A series has rows from its first day on, and for as long as a good value of the last 28 days is known: then it is
+retired until it reports again. The rows of its warm-up are there to be forecast, not to be learned from.
 """
 
 from collections.abc import Iterator
@@ -57,6 +60,8 @@ LAGS = tuple(range(24, 337, 24))
 LAST = (1, 2, 3, 6)
 ERROR_LAGS, FORECAST_LAGS, ERROR_LAST = (24, 48, 168), (24, 168), (1, 2, 3)
 MEANS = (24, 168, 672)
+ACTIVE = max(MEANS)
+"""Hours without a good value after which a series is retired: it has no rows until it reports again."""
 PLACES = {"near": (0, 0), "north": (0, 1), "east": (1, 0), "south": (0, -1), "west": (-1, 0)}
 PLACE_NAMES = {"near": "nearby", **{name: f"some 700 km to the {name}" for name in list(PLACES)[1:]}}
 AWAY_KM, NEAR_KM, MOST_NEIGHBOURS = 700.0, 300.0, 24
@@ -76,7 +81,9 @@ class FeaturesDemand(dy.Schema):
         nullable=True, description="Target: the value where it was reported good; null if pending, missing or imputed."
     )
     known_at = dy.Datetime(
-        nullable=True, time_zone="UTC", description="When the target was known (UTC); null if it is not."
+        nullable=True,
+        time_zone="UTC",
+        description="When the target was known (UTC); null if it is not, and in the warm-up of a series.",
     )
     hour = dy.Float32(min=0, max=23, description="Hour of day, in the series' local time.")
     day_of_week = dy.Float32(min=1, max=7, description="Day of week from Monday = 1, in the series' local time.")
@@ -241,6 +248,16 @@ class _Panels:
         grid = pl.datetime_range(self.origin, end - HOUR, "1h", time_unit="us", time_zone="UTC", eager=True)
         self.hours = grid.alias("ts")
         self._due = self.hours.to_frame().select(due).to_series().dt.epoch("us").to_numpy()
+        self._heard = self._latest_known(cells["t"].to_numpy())
+
+    def _latest_known(self, t: np.ndarray) -> np.ndarray:
+        """Series x hours: of the good values that were known by the start of an hour, the index of the latest."""
+        latest = np.full(self.known_at.shape, -1, np.int32)
+        known_at = self.known_at[self._at]
+        by = -((_micros(self.origin) - known_at) // 3_600_000_000)  # rounded up
+        told = (known_at != _NEVER) & (by < self.length)
+        np.maximum.at(latest, (self._at[0][told], np.maximum(by[told], 0)), t[told])
+        return np.maximum.accumulate(latest, axis=1)
 
     def _panel(self, values: pl.Series) -> np.ndarray:
         panel = np.full((len(self.series), self.length), np.nan)
@@ -256,6 +273,12 @@ class _Panels:
         return np.searchsorted(self._due, np.array([_micros(at) for at in times]), side="right") - 1
 
     def eligible(self, times: list[datetime]) -> np.ndarray:
+        """Of which series (second axis) a good value of the last 28 days is known at which issue time (first axis)."""
+        now = np.array([(at - self.origin) // HOUR for at in times])
+        heard = self._heard[:, now].T
+        return (heard >= 0) & (heard > self.last_known(times)[:, None] - ACTIVE)
+
+    def learned_from(self, times: list[datetime]) -> np.ndarray:
         """Which series (second axis) have their warm-up behind them at which issue time (first axis)."""
         warm_up = self.declaration.warm_up_td // timedelta(microseconds=1)
         first = (self.first_hours["first_hour"].dt.epoch("us") + warm_up).to_numpy()
@@ -338,7 +361,8 @@ def _month(
     if around is not None:
         found |= around.of(n, s)
 
-    known_at = pl.Series(at(panels.known_at, 0, known=False).ravel())
+    learned_from = panels.learned_from(times)[n, s][:, None]
+    known_at = pl.Series(np.where(learned_from, at(panels.known_at, 0, known=False), _NEVER).ravel())
     issued_at = pl.Series(times, dtype=pl.Datetime("us", "UTC")).gather(np.repeat(n, horizon))
     return pl.DataFrame(
         {
@@ -356,18 +380,20 @@ def _month(
 
 
 def _means(values: np.ndarray, lengths: tuple[int, ...]) -> dict[int, np.ndarray]:
-    """Mean by row of what is there among so many last values; NaN where less than half is."""
+    """Mean by row of what is there among so many last values; NaN where less than half is, of a new series' hours."""
     there = ~np.isnan(values)
     filled = np.where(there, values, 0.0)
+    age = np.where(there.any(axis=1), values.shape[1] - there.argmax(axis=1), 0)
     means = {}
     for k in lengths:
         count = np.count_nonzero(there[:, -k:], axis=1)
-        means[k] = np.where(2 * count >= k, filled[:, -k:].sum(axis=1) / np.maximum(count, 1), np.nan)
+        enough = (count > 0) & (2 * count >= np.minimum(k, age))
+        means[k] = np.where(enough, filled[:, -k:].sum(axis=1) / np.maximum(count, 1), np.nan)
     return means
 
 
 def _std(values: np.ndarray) -> np.ndarray:
-    """Standard deviation (of a sample) by row of what is there; NaN where less than half is."""
+    """Standard deviation (of a sample) by row of what is there; NaN where the mean is."""
     count = np.count_nonzero(~np.isnan(values), axis=1)
     mean = _means(values, (values.shape[1],))[values.shape[1]]
     deviation = np.nan_to_num(values - mean[:, None])

@@ -13,7 +13,7 @@ from lakehouse_assets.ml.definition import BacktestResult
 from lakehouse_assets.registry.tracking import Registry
 from lakehouse_assets.registry.training_run import TrainingRun
 
-_FRAMES = ("metrics", "folds", "losses", "costs")
+_FRAMES = ("metrics", "folds", "losses", "costs", "unscored")
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,6 @@ def load_backtest(store: Registry, run_id: str) -> Iterator[Backtest]:
             losses=frames["losses"],
             fitted={},
             costs=frames["costs"].collect(),
+            unscored=frames["unscored"].collect(),
         )
         yield Backtest(result, about["groups"], about["champion_version"])

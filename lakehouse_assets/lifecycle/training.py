@@ -135,6 +135,7 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                 "mlflow_run": run.run_id,
                 "cutoff": cutoff.isoformat(),
                 "pins": dg.MetadataValue.json(pins),
+                "unscored": dg.MetadataValue.json(_count(result.unscored)),
                 "leaderboard": dg.MetadataValue.md(leaderboard(summary, result.primary)),
                 **{name: float(value) for name, value in summary[result.best].items() if value is not None},
                 **picture_metadata(pictures),
@@ -188,6 +189,11 @@ def leaderboard(summary: Mapping[str, Mapping[str, float]], primary: str) -> str
         cells = ["" if metrics[column] is None else f"{metrics[column]:.4g}" for column in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _count(unscored: pl.DataFrame) -> dict[str, int]:
+    """Reason -> how many members; their names are in the run's artifact `backtest/unscored.parquet`."""
+    return {} if unscored.is_empty() else dict(unscored["reason"].value_counts().sort("reason").iter_rows())
 
 
 def _metrics_by_fold(result: BacktestResult, candidate: str) -> list[tuple[int, dict[str, float]]]:

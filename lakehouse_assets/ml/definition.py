@@ -155,6 +155,7 @@ class BacktestResult:
     Lazily: of a large fleet they are more than memory holds.
     fitted: each candidate fitted on everything known at the cutoff.
     costs: shard (null: the whole fleet), candidate, stage, cpu_seconds, bytes.
+    unscored: series_id, reason: members that took no part, or of which no fold scores anything.
     """
 
     best: str
@@ -164,6 +165,7 @@ class BacktestResult:
     losses: pl.LazyFrame
     fitted: Mapping[str, FittedModel] = field(repr=False)
     costs: pl.DataFrame = field(default_factory=pl.DataFrame, repr=False)
+    unscored: pl.DataFrame = field(default_factory=pl.DataFrame, repr=False)
 
     def summary(self) -> dict[str, dict[str, float]]:
         """The overall metrics by candidate, the best first."""

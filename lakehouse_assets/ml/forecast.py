@@ -49,7 +49,8 @@ class Forecast:
     minimum_training_days: the history before the first origin. fold_days: what an origin scores; less than a week
     where the history is a matter of weeks. ladder: the candidates that stand in, in order, where another cannot speak;
     below them stand the first model across series, which knows every newcomer, and the seasonal naive. shard_series:
-    how many series are worked on at a time by a worker, at most.
+    how many series are worked on at a time by a worker, at most. retire_after_days: without a value for so long a
+    series takes no part in a training; its forecasts end with its rows in the feature table.
     """
 
     target: str = "value"
@@ -59,6 +60,7 @@ class Forecast:
     fold_days: int = WEEK
     ladder: tuple[str, ...] = ("ridge",)
     shard_series: int = SHARD_SERIES
+    retire_after_days: int = 28
 
     name = "forecast"
     keys = ("issued_at", "series_id", "ts")
@@ -198,13 +200,14 @@ class Forecast:
         workspace: see :class:`lakehouse_assets.ml.definition.Kind`.
         ``losses``: fold, origin, issued_at, series_id, ts, horizon, y, mase_scale, reference, a column of forecasts for
         each candidate (and ``champion``), and the bounds of their 80 % interval (``_q10``, ``_q90``). ``folds``: fold,
-        origin, first_issue, last_issue, champion_own.
+        origin, first_issue, last_issue, champion_own. ``unscored``: who took no part, or is in no fold, and why.
         """
         say = progress or (lambda _: None)
         shards = self.dataset(dataset)
         end = microseconds(cutoff) if cutoff else shards.known_until
         folds = self.folds(shards, end)
         origins = tuple(int(shards.issued[f.start]) for f in folds)
+        shards, left_out = self._active(shards, end)
         recipes = _usable(_with_baselines(candidates), shards)
         entered = tuple(recipes)
         alias: dict[str, str] = {}
@@ -227,7 +230,27 @@ class Forecast:
             own=tuple(bool(champion) and origin >= microseconds(champion.trained_at) for origin in origins),
             seed=seed,
         )
-        return backtest.run(plan, shards, champion, spent, target=self.target, workspace=workspace, progress=say)
+        result = backtest.run(plan, shards, champion, spent, target=self.target, workspace=workspace, progress=say)
+        scored = set(result.metrics.filter(slice="series")["key"])
+        short = "no fold scores an hour of it: too little history"
+        rows = sorted([*left_out.items(), *((s, short) for s in shards.series if s not in scored)])
+        unscored = pl.DataFrame(rows, schema={"series_id": pl.String, "reason": pl.String}, orient="row")
+        return replace(result, unscored=unscored)
+
+    def _active(self, shards: Shards, cutoff: int) -> tuple[Shards, dict[str, str]]:
+        """The data set without the series that take no part in a training, and the reason for each of those."""
+        heard = shards.last_known(cutoff)
+        since = cutoff - self.retire_after_days * DAY_US
+        left_out = {
+            series: f"retired: no value in the last {self.retire_after_days} days"
+            if at
+            else "no value to learn from yet"
+            for series, at in zip(shards.series, heard.tolist(), strict=True)
+            if at <= since or not at
+        }
+        if not left_out or len(left_out) == len(shards.series):
+            return shards, {}
+        return shards.of_series(s for s in shards.series if s not in left_out), left_out
 
     def refit(
         self,

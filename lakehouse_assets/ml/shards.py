@@ -135,6 +135,17 @@ class Shards:
             return isinstance(self.rows, Panel) and self.rows.has(name)
         return bool(self.rows.select(pl.col(name).is_finite().any()).collect(engine="streaming").item())
 
+    def last_known(self, cutoff: int) -> npt.NDArray[np.int64]:
+        """(S,) when the latest target of each series that was known by a cutoff became known; 0 for none."""
+        if isinstance(self.rows, Panel):
+            known = np.where(np.isfinite(self.rows.target), self.rows.known_at, NEVER)
+            return np.asarray(np.where(known <= cutoff, known, 0).max(axis=(1, 2), initial=0))
+        known_at = known_times(self.rows.collect_schema(), self.target)
+        latest = known_at.filter(known_at <= cutoff).max().fill_null(0).alias("latest")
+        by_series = self.rows.group_by(pl.col("series_id").cast(pl.String)).agg(latest).collect(engine="streaming")
+        found = dict(by_series.iter_rows())
+        return np.array([found.get(s, 0) for s in self.series], np.int64)
+
     def panel(self) -> Panel:
         """All rows at once: for fleets of one shard, and for looking at them."""
         if isinstance(self.rows, Panel):

@@ -100,10 +100,13 @@ def test_one_row_for_each_issue_time_series_and_hour(made: dict) -> None:
     inner = table.filter(pl.col("series_id") == "a").group_by("ts").len().sort("ts")["len"][48:-48]
     assert sorted(inner.value_counts()["len"]) == [2, 3]
     assert (inner == 3).sum() == 2  # the day of 23 hours is the first or the second of a horizon
-    # the first issue time is the first midnight 28 days after the first good hour, the last one not after what is known
+    # the first issue time is the first midnight after the first good hour, the last one not after what is known;
+    # rows are learned from after 28 days
     for name, start in (("a", FIRST), ("b", FIRST + timedelta(days=3, hours=5))):
-        first = table.filter(pl.col("series_id") == name)["issued_at"].min()
-        assert timedelta(days=28) <= first - start < timedelta(days=29)
+        mine = table.filter(pl.col("series_id") == name)
+        assert timedelta(0) < mine["issued_at"].min() - start < timedelta(days=1, hours=4)
+        assert timedelta(days=28) <= mine.drop_nulls("known_at")["issued_at"].min() - start < timedelta(days=29)
+        assert mine["mean_168h"].null_count() == 0
     edge = FIRST + timedelta(days=DAYS, hours=3)
     assert timedelta(0) <= edge - table["issued_at"].max() < timedelta(days=1)
 
@@ -111,7 +114,7 @@ def test_one_row_for_each_issue_time_series_and_hour(made: dict) -> None:
 def test_every_feature_is_what_a_loop_over_known_hours_finds(made: dict) -> None:
     """An oracle that knows nothing of panels: dictionaries of hours, the delay, and the local clock."""
     gold = made["gold"]
-    table = made["features"].sample(60, seed=1)
+    table = made["features"].filter(pl.col("issued_at") > FIRST + timedelta(days=32)).sample(60, seed=1)
     hours = {(r["series_id"], r["ts"]): r for r in gold.iter_rows(named=True)}
     for row in table.iter_rows(named=True):
         name, issued, ts = row["series_id"], row["issued_at"], row["ts"]
@@ -162,10 +165,9 @@ def test_every_feature_is_what_a_loop_over_known_hours_finds(made: dict) -> None
             ),
             PUBLISHED_FORECAST: forecast,
         }
-        eligible = issued >= (FIRST if other == "a" else FIRST + timedelta(days=3, hours=5)) + timedelta(days=28)
         for column, v in expected_around.items():
             ratio = np.nan if v is None else v / size - 1
-            there = eligible and abs(ratio) <= 1
+            there = abs(ratio) <= 1
             expected |= {f"{place}_{column}": ratio if there else None for place in features.PLACES}
         target = hours.get((name, ts))
         reported = target is not None and not target["pending"] and target["imputed"] is None
@@ -319,13 +321,30 @@ def test_short_series_are_issued_often_and_early(tmp_path: Path) -> None:
     often = declare(tmp_path, horizon="48h", warm_up="14d", issue_every="6h")
     by_day, by_hours = (refine(d, landed(d, rows))["features"] for d in (daily, often))
     issued = by_hours.select("series_id", "issued_at").unique()
-    first = issued.group_by("series_id").agg(pl.col("issued_at").min())
-    assert set(first["issued_at"]) == {START + timedelta(days=14)}
+    learned = by_hours.drop_nulls("known_at").group_by("series_id").agg(pl.col("issued_at").min())
+    assert set(learned["issued_at"]) == {START + timedelta(days=14)}
     assert set(issued["issued_at"].dt.hour()) == {0, 6, 12, 18}
     # What is forecast at midnight does not depend on what is forecast at other times.
     assert by_hours.filter(pl.col("issued_at").dt.hour() == 0).equals(by_day)
     # The second day of a horizon has no same hour of the day before it, unless that was known at the issue time.
-    second = by_hours.filter(pl.col("horizon") == 30)
+    second = by_hours.filter(pl.col("horizon") == 30, pl.col("issued_at") >= START + timedelta(days=14))
     assert second["lag_24h"].null_count() == second.height
     assert second.filter(pl.col("series_id") == "a")["lag_48h"].null_count() == 0
-    assert by_hours["mean_672h"].null_count() == 0  # half of the four weeks is enough
+    assert by_hours["mean_672h"].null_count() == 0  # of a new series what is there is enough
+
+
+def test_a_series_is_forecast_from_its_first_day_until_it_is_silent_for_four_weeks(tmp_path: Path) -> None:
+    day = timedelta(days=1)
+    curve = load_curve(100 * 24, 1)
+    parts = [texts("a", START, load_curve(100 * 24))]
+    spans = ((10, 13), (60, 62))  # days in which b reports
+    parts += [texts("b", START + k * day, curve[k * 24 : end * 24]) for k, end in spans]
+    declaration = declare(tmp_path)
+    table = refine(declaration, landed(declaration, pl.concat(parts)))["features"]
+    mine = table.filter(pl.col("series_id") == "b")
+    days = sorted((at - START) // day for at in mine["issued_at"].unique())
+    assert days == [*range(11, 41), *range(61, 90)]
+    first = mine.filter(pl.col("issued_at") == START + 11 * day)
+    assert first["mean_24h"][0] == first["mean_168h"][0] == pytest.approx(np.mean(curve[240:264]), rel=1e-3)
+    assert mine.filter(pl.col("issued_at") < START + 38 * day)["known_at"].null_count() == 27 * 24
+    assert table.filter(pl.col("series_id") == "a")["issued_at"].n_unique() == 100

@@ -68,7 +68,11 @@ def test_faulty_series_change_nothing_for_the_healthy_ones(frame: pl.DataFrame, 
         assert ours.equals(theirs)
         assert result.fitted[name].predict(day).equals(alone.fitted[name].predict(day))
     losses = result.losses.collect()
-    assert "empty" not in set(losses["series_id"])
+    assert {"empty", "ended"}.isdisjoint(losses["series_id"])
+    assert dict(result.unscored.iter_rows()) == {
+        "empty": "no value to learn from yet",
+        "ended": "retired: no value in the last 28 days",
+    }
     decision = KIND.gate(result, "on_published", GatePolicy(), has_champion=False)
     assert decision.promote
 
