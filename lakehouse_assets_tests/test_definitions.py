@@ -45,6 +45,7 @@ def test_the_graph_is_that_of_the_house() -> None:
         "registry/demand_forecast_series",
         "registry/demand_forecast_series_history",
         "predictions/demand_forecast",
+        "monitoring/costs",
         "monitoring/demand_forecast_rungs",
         "monitoring/demand_forecast_errors",
         "monitoring/demand_forecast_drift",

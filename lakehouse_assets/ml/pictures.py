@@ -193,3 +193,29 @@ def drift_pictures(history: pl.DataFrame) -> dict[str, bytes]:
     ax.set_yticks(range(table.height), table["series_id"].to_list(), fontsize=6)
     figure.colorbar(image, ax=ax, label="regret (log ratio to a fresh fit)", shrink=0.8)
     return {"regret": _png(figure)}
+
+
+def costs_picture(ledger: pl.DataFrame) -> bytes:
+    """What the fleet costs: minutes by asset and week on the clock, and CPU minutes by candidate and week.
+
+    ledger: at, asset, candidate, cpu_seconds, wall_seconds.
+    """
+    figure, axes = _figure(7.2, 5.6, rows=2)
+    weekly = ledger.with_columns(week=pl.col("at").dt.truncate("1w").dt.strftime("%Y-%m-%d"))
+    for ax, rows, by, column, label in (
+        (axes[0], weekly.filter(candidate=""), "asset", "wall_seconds", "minutes on the clock, by asset"),
+        (axes[1], weekly.filter(pl.col("candidate") != ""), "candidate", "cpu_seconds", "CPU minutes, by candidate"),
+    ):
+        weeks = sorted(set(weekly["week"]))
+        order = rows.group_by(by).agg(pl.col(column).sum()).sort([column, by], descending=[True, False])[by].to_list()
+        bottom = np.zeros(len(weeks))
+        for i, name in enumerate(order[:9]):
+            mine = dict(rows.filter(pl.col(by) == name).group_by("week").agg(pl.col(column).sum() / 60).iter_rows())
+            heights = np.array([mine.get(week) or 0.0 for week in weeks])
+            ax.bar(weeks, heights, bottom=bottom, label=name, color=f"C{i}")
+            bottom += heights
+        ax.set_ylabel(label)
+        ax.tick_params(axis="x", rotation=45, labelsize=7)
+        if order:
+            ax.legend(fontsize=7, frameon=False)
+    return _png(figure)
