@@ -103,7 +103,8 @@ class DailyRidge(_Parameters):
         for name in panel.columns:
             match = AROUND.fullmatch(name)
             if match and (self.on_published or match[2] in ("last_day", "change_3h")):
-                wide = panel.columns[name].ndim == 3
+                # By what it is, not by how the panel happens to store it: the names must be those of the fit.
+                wide = match[2] in ("last_day", PUBLISHED)
                 add(name, quarters(panel.full(name)) if wide else panel.once(name))
         for name in covariates(panel):
             value = scales.apply(panel, name)
@@ -113,7 +114,7 @@ class DailyRidge(_Parameters):
             add(PUBLISHED, published(panel) / size[:, :, None] - 1.0)
             for _, name in hours_back(panel, r"error_\w+_(\d+)h"):
                 error = np.clip(panel.full(name) / size[:, :, None], -0.5, 0.5)
-                add(name, quarters(error) if panel.columns[name].ndim == 3 else error[:, :, 0])
+                add(name, quarters(error) if name.startswith("error_lag_") else error[:, :, 0])
         values = np.empty((s, d, len(found)))
         for j, (_, value) in enumerate(found):
             values[:, :, j] = value

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from lakehouse_assets.ml.daily import DailyFit, DailyRidge
@@ -65,3 +66,16 @@ def test_days_of_slips_hardly_count_and_gaps_do_no_harm(panel: Panel) -> None:
     clean, spoiled = fit(panel.target).predict(late), fit(target).predict(late)
     assert _error(spoiled[:2], late.take(slice(0, 2))) < 1.5 * _error(clean[:2], late.take(slice(0, 2)))
     assert np.isnan(spoiled[2]).all()
+
+
+def test_the_features_names_do_not_depend_on_how_a_panel_stores_them() -> None:
+    frame = feature_frame(*load_curves(2, 100)).with_columns(
+        near_change_3h=pl.col("last_1h") / pl.col("mean_24h") - 1, near_last_day=pl.col("lag_24h") / pl.col("mean_24h")
+    )
+    # A day with an hour less: what is the same for a whole horizon elsewhere is not here.
+    gap = frame.filter((pl.col("issued_at") != frame["issued_at"].max()) | (pl.col("horizon") < 23))
+    whole, other = (Panel.from_frame(f, horizon=24) for f in (frame, gap))
+    assert whole.columns["near_change_3h"].ndim < other.columns["near_change_3h"].ndim
+    for recipe in (DailyRidge(), DailyRidge(on_published=True)):
+        (fit,) = recipe.fit(whole, [int(whole.issued[60])], 0)
+        assert np.isfinite(fit.predict(other)[:, :-1]).all()
