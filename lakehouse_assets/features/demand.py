@@ -92,11 +92,11 @@ class FeaturesDemand(dy.Schema):
     is_holiday = dy.Float32(min=0, max=1, description="1 on a public holiday of the series' calendar.")
     is_day_before_holiday = dy.Float32(min=0, max=1, description="1 on the day before a public holiday.")
     is_day_after_holiday = dy.Float32(min=0, max=1, description="1 on the day after a public holiday.")
-    is_between_holidays = dy.Float32(
+    is_year_end = dy.Float32(
         nullable=True,
         min=0,
         max=1,
-        description="1 on a working day with public holidays in the week before and in the week after it.",
+        description="1 on a working day from 20 December to 6 January, where a calendar of public holidays is known.",
     )
     month = dy.Date(description="First day of the UTC month of `issued_at`: the partition.")
 
@@ -523,17 +523,18 @@ def _calendar(hours: pl.Series, zone: str, holidays: str | None) -> dict[str, np
     # One entry a day of the year, so that equal days have equal bits.
     angle = 2 * np.pi * (np.arange(1, 367) - 1) / 365.25
     day = local.dt.ordinal_day().to_numpy() - 1
-    free = _holidays(holidays, dates[0] - timedelta(days=7), dates[-1] + timedelta(days=7))
+    free = _holidays(holidays, dates[0] - timedelta(days=1), dates[-1] + timedelta(days=1))
     one = pl.duration(days=1)
-    week = [timedelta(days=k) for k in range(1, 8)]
     around = dates.to_frame("date").select(
         is_holiday=pl.col("date").is_in(free.implode()),
         is_day_before_holiday=(pl.col("date") + one).is_in(free.implode()),
         is_day_after_holiday=(pl.col("date") - one).is_in(free.implode()),
-        is_between_holidays=(pl.col("date").dt.weekday() < 6)
+        # Around Christmas and New Year business rests on working days too: at a level of its own, in so few days that
+        # they must be learned as one.
+        is_year_end=pl.lit(len(free) > 0)
+        & (pl.col("date").dt.weekday() < 6)
         & ~pl.col("date").is_in(free.implode())
-        & pl.any_horizontal((pl.col("date") - k).is_in(free.implode()) for k in week)
-        & pl.any_horizontal((pl.col("date") + k).is_in(free.implode()) for k in week),
+        & ((pl.col("date").dt.strftime("%m-%d") >= "12-20") | (pl.col("date").dt.strftime("%m-%d") <= "01-06")),
     )
     return {
         "hour": local.dt.hour().to_numpy().astype(np.float32),

@@ -180,7 +180,7 @@ class NaiveFit:
 
 # --- ridge ------------------------------------------------------------------------------------------------------------
 
-HOLIDAYS = ("is_holiday", "is_day_before_holiday", "is_day_after_holiday", "is_between_holidays")
+HOLIDAYS = ("is_holiday", "is_day_before_holiday", "is_day_after_holiday", "is_year_end")
 _CALENDAR = ("season_sin", "season_cos", *HOLIDAYS)
 _KNOWN = re.compile(
     r"(lag|last|mean|std|min|max|forecast_lag|error_lag|error_last|error_mean)_\d+h|hour|day_of_week|"

@@ -25,7 +25,7 @@ RESERVED_NAMES = frozenset([
     "source", "file", "fingerprint", "row_number", "batch_id", "ingested_at", "pending", "series_id", "ts", "ts_utc",
     "value", "published_at", "month", "quality", "known_at", "rules", "imputed", "known_value", "date", "energy",
     "peak", "load_factor", "completeness", "issued_at", "horizon", "hour", "day_of_week", "season_sin", "season_cos",
-    "is_holiday", "is_day_before_holiday", "is_day_after_holiday", "is_between_holidays", "published_forecast", "name",
+    "is_holiday", "is_day_before_holiday", "is_day_after_holiday", "is_year_end", "published_forecast", "name",
     "group", "time_zone", "holidays", "latitude", "longitude", "yhat", "model_version",
 ])
 # fmt: on
