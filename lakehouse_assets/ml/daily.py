@@ -17,8 +17,8 @@ from lakehouse_assets.ml.estimators import (
     PUBLISHED,
     Array,
     Columns,
+    Relative,
     Scales,
-    _Parameters,
     covariates,
     day_lags,
     hours_back,
@@ -34,16 +34,20 @@ KNOWN_SHARE = 0.75
 
 
 @dataclass(frozen=True)
-class DailyRidge(_Parameters):
+class DailyRidge(Relative):
     """One ridge regression for each series from everything known at issue time to all hours of the horizon.
 
     Inputs are the profiles of the last days, the calendar and what was known around the series, relative to its level
     and then in standard deviations; a second round counts a day less whose error was large (Huber's weights, with the
     median error as the bound). ``on_published`` learns the error of the published forecast instead of the value.
     A day counts half after ``half_life`` days. strength: the penalty. clip: bounds of the relative target.
+
+    log: values relative to the level are taken as logarithms: what a calendar day or a season does to a load is a share
+    of it, and the level of one week is not that of another.
     """
 
     on_published: bool = False
+    log: bool = False
     half_life: float = 1000.0
     strength: float = 10.0
     clip: tuple[float, float] = (-0.7, 1.5)
@@ -71,7 +75,7 @@ class DailyRidge(_Parameters):
             parts = np.array_split(np.asarray(values, np.float64), min(QUARTERS, h), axis=2)
             return np.stack([part.mean(axis=2) for part in parts], axis=2)
 
-        lags = {k: lag[:, :, :day] / size[:, :, None] - 1.0 for k, lag in day_lags(panel)}
+        lags = {k: self._relative(lag[:, :, :day] / size[:, :, None]) for k, lag in day_lags(panel)}
         profiles = sorted(lags)[:1] if self.on_published else [*sorted(lags)[:2], *(k for k in lags if k == 168)]
         for k in profiles:
             add(f"lag_{k}h", lags[k])
@@ -80,7 +84,7 @@ class DailyRidge(_Parameters):
         names = [name for _, name in hours_back(panel, r"last_(\d+)h")]
         names += [name for name in ("mean_24h", "mean_672h", "min_24h", "max_24h") if name in panel.columns]
         for name in names:
-            add(name, panel.once(name) / size - 1.0)
+            add(name, self._relative(panel.once(name) / size))
         if "std_168h" in panel.columns:
             add("std_168h", panel.once("std_168h") / size)
         if "day_of_week" in panel.columns:
@@ -99,7 +103,7 @@ class DailyRidge(_Parameters):
             swinging = [name for name in ("mean_24h", "min_24h", "max_24h") if name in panel.columns]
             for name in swinging:
                 for turn, values in turns.items():
-                    add(f"{name}*{turn}", (panel.once(name) / size - 1.0) * values)
+                    add(f"{name}*{turn}", self._relative(panel.once(name) / size) * values)
         for name in panel.columns:
             match = AROUND.fullmatch(name)
             if match and (self.on_published or match[2] in ("last_day", "change_3h")):
@@ -111,7 +115,7 @@ class DailyRidge(_Parameters):
             add(name, quarters(value))
             add(f"|{name}|", quarters(np.abs(value)))
         if self.on_published:
-            add(PUBLISHED, published(panel) / size[:, :, None] - 1.0)
+            add(PUBLISHED, self._relative(published(panel) / size[:, :, None]))
             for _, name in hours_back(panel, r"error_\w+_(\d+)h"):
                 error = np.clip(panel.full(name) / size[:, :, None], -0.5, 0.5)
                 add(name, quarters(error) if name.startswith("error_lag_") else error[:, :, 0])
@@ -138,7 +142,8 @@ class DailyRidge(_Parameters):
             mean[mine], width[mine] = _moments(x[:, before])
             x = _standardised(x, mean[mine], width[mine])
             base, size = self.base(part)
-            y, known_at = _whole_days(np.clip((part.target - base) / size[:, :, None], *self.clip), part.known_at)
+            y = self._relative(part.target / size[:, :, None]) - self._relative(base / size[:, :, None])
+            y, known_at = _whole_days(np.clip(y, *self.clip), part.known_at)
             block = np.searchsorted(ends, known_at)
             rows = np.concatenate([np.ones((*x.shape[:2], 1)), x, y], axis=2).transpose(0, 2, 1)
             weight = np.ones(rows.shape[::2])
@@ -236,4 +241,5 @@ class DailyFit:
         for j in range(x.shape[2]):
             relative += x[:, :, j, None] * b[:, None, j + 1]
         base, size = self.recipe.base(panel)
-        return base + size[:, :, None] * relative
+        size = size[:, :, None]
+        return size * self.recipe._ratio(self.recipe._relative(base / size) + relative)

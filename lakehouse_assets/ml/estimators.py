@@ -84,6 +84,24 @@ class _Parameters:
         return True
 
 
+_LEAST, _MOST = 0.001, 7.0
+"""Bounds of a ratio to the level, and of its logarithm, where logarithms are taken."""
+
+
+class Relative(_Parameters):
+    """What forecasts values relative to the level of their series, as differences or as logarithms."""
+
+    log: bool
+
+    def _relative(self, ratio: np.ndarray) -> np.ndarray:
+        """A ratio to the level as the difference that the regression works with."""
+        return np.log(np.maximum(ratio, _LEAST)) if self.log else ratio - 1.0
+
+    def _ratio(self, relative: Array) -> Array:
+        """The ratio to the level of such a difference."""
+        return np.exp(np.minimum(relative, _MOST)) if self.log else relative + 1.0
+
+
 def hours_back(panel: Panel, pattern: str) -> list[tuple[int, str]]:
     """The features whose name matches ``pattern`` with the hours as its group, ascending by hours."""
     found = ((re.fullmatch(pattern, name), name) for name in panel.columns)
@@ -228,7 +246,7 @@ class Scales:
 
 
 @dataclass(frozen=True)
-class Ridge(_Parameters):
+class Ridge(Relative):
     """One ridge regression for each series and step of the horizon, on everything known at issue time.
 
     Targets and features are relative to the level of the series at issue time. ``on_published`` learns the error of
@@ -371,14 +389,6 @@ class Ridge(_Parameters):
         variance = grams[:, -1, -1] / n - (grams[:, 0, -1] / n) ** 2
         return self.strength * np.maximum(variance, 1e-9)[:, None]
 
-    def _relative(self, ratio: np.ndarray) -> np.ndarray:
-        """A ratio to the level as the difference that the regression works with."""
-        return np.log(np.maximum(ratio, _LEAST)) if self.log else ratio - 1.0
-
-    def _ratio(self, relative: Array) -> Array:
-        """The ratio to the level of such a difference."""
-        return np.exp(np.minimum(relative, _MOST)) if self.log else relative + 1.0
-
     def _base(self, panel: Panel) -> tuple[Array, Array]:
         """What is corrected, (S, D, H), and the level, (S, D)."""
         size = level(panel)
@@ -386,9 +396,6 @@ class Ridge(_Parameters):
             return published(panel), size
         return np.broadcast_to(size[:, :, None], panel.shape), size
 
-
-_LEAST, _MOST = 0.001, 7.0
-"""Bounds of a ratio to the level, and of its logarithm, where logarithms are taken."""
 
 SEASONS = 6
 """Seasons of the year for which a standing fit holds coefficients; between them it goes over in a straight line."""

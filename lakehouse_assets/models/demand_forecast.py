@@ -10,11 +10,14 @@ from lakehouse_assets.ml.definition import Candidate, DriftPolicy, GatePolicy, M
 from lakehouse_assets.ml.estimators import Blend, Boosting, Ridge, SeasonalNaive
 from lakehouse_assets.ml.forecast import Forecast
 
+CLIP = (-1.2, 0.9)
+"""Bounds of the logarithm of a value relative to its level: from 0.3 to 2.5 times."""
+
 LONG: dict[str, Candidate] = {
     "seasonal_naive": SeasonalNaive(),
-    "ridge": Ridge(),
+    "ridge": Ridge(log=True, clip=CLIP),
     "ridge_on_published": Ridge(on_published=True, clip=(-0.25, 0.25)),
-    "daily": DailyRidge(),
+    "daily": DailyRidge(log=True, strength=5.0, clip=CLIP),
     "daily_on_published": DailyRidge(on_published=True, strength=30.0, clip=(-0.25, 0.25)),
     "boosting": Boosting(),
     "blend": Blend(("ridge", "ridge_on_published", "daily", "daily_on_published", "boosting")),

@@ -29,6 +29,21 @@ def test_whole_days_are_forecast_better_than_by_yesterday_and_by_what_is_publish
     assert not DailyRidge(on_published=True).usable(Panel.from_frame(feature_frame(load_curves(1, 60)[0])))
 
 
+def test_on_logarithms_a_day_of_rest_takes_its_share_of_a_high_and_of_a_low_load() -> None:
+    days = 400
+    size = np.exp(0.8 * np.sin(np.arange(days) / 5))
+    rest = np.where(np.arange(days) % 7 == 6, 0.5, 1.0)
+    hours = 1.0 + 0.3 * np.sin(np.arange(24) / 24 * 2 * np.pi)
+    panel = Panel.from_frame(feature_frame((100 * (size * rest)[:, None] * hours).reshape(1, -1)))
+    cutoff = int(panel.issued[300])
+    late = panel.between(cutoff, int(panel.issued[-1]))
+    plain = DailyRidge(clip=(-1.0, 3.0))
+    (linear,) = plain.fit(panel, [cutoff], 0)
+    (on_logarithms,) = replace(plain, log=True, clip=(-3.0, 2.0)).fit(panel, [cutoff], 0)
+    assert _error(on_logarithms.predict(late), late) < 0.5 * _error(linear.predict(late), late)
+    assert (on_logarithms.predict(late) > 0).all()
+
+
 def test_a_fit_knows_no_later_target(panel: Panel) -> None:
     cutoffs = [int(panel.issued[i]) for i in (100, 130)]
     spoiled = replace(panel, target=np.where(panel.known_at > cutoffs[0], panel.target * 3, panel.target))
