@@ -58,7 +58,7 @@ def healthy(panel: Panel) -> Panel:
     return panel.take(np.flatnonzero(np.isin(panel.series, [f"S{i}" for i in range(HEALTHY)])))
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("recipe", [*BY_SERIES, *TOGETHER], ids=repr)
 def test_the_others_are_forecast_as_ever(recipe: Ridge, panel: Panel) -> None:
     cutoffs = [int(panel.issued[-28]), int(panel.issued[-7])]
