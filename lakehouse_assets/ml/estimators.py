@@ -654,15 +654,19 @@ class Blend(_Parameters):
 
     Weights are not negative and sum to one. They minimise the blend's absolute error (iterated non-negative least
     squares), drawn towards the weights of the whole fleet as if those had been seen in ``prior_days`` further days.
+    Members' errors count as less alike than they were, by ``unrelated`` (0: not at all): of forecasts that err alike a
+    few weeks say little about which is better, and their weights come out near to one over their mean squares.
     """
 
     members: tuple[str, ...]
     prior_days: float = 28.0
+    unrelated: float = 0.3
     weights: Mapping[str, Mapping[str, float]] | None = field(default=None, compare=False)
 
     def parameters(self) -> dict[str, Any]:
         """The parameters without the learned weights."""
-        return {"estimator": "Blend", "members": list(self.members), "prior_days": self.prior_days}
+        numbers = {"prior_days": self.prior_days, "unrelated": self.unrelated}
+        return {"estimator": "Blend", "members": list(self.members)} | numbers
 
     def learn(self, series: Sequence[str], errors: Array) -> tuple["Blend", Array]:
         """This blend with weights from out-of-sample errors (M, S, N), relative to each series' level, NaN allowed.
@@ -688,6 +692,7 @@ class Blend(_Parameters):
             # Absolute errors by reweighted squares: an hour counts by one over the blend's error in it.
             pull = np.where(full, 1.0 / np.maximum(np.abs(np.einsum("sm,msn->sn", weights, e)), 0.1), 0.0)
             moments = np.einsum("msn,ksn,sn->smk", e, e, pull)
+            moments *= 1.0 + self.unrelated * np.eye(m)
             own = moments / np.maximum(count, 1)[:, None, None]
             total = np.trace(own, axis1=1, axis2=2)
             shared = (own[total > 0] / total[total > 0, None, None]).sum(axis=0)

@@ -26,7 +26,7 @@ SHORT: dict[str, Candidate] = {
     "seasonal_naive": SeasonalNaive(),
     "ridge": Ridge(log=True, scaled=True, hours=True, season=0.0, strength=3.0, clip=(-5.0, 3.0)),
     "boosting": Boosting(by_spread=True, iterations=200, rows=200_000, refit_days=3),
-    "blend": Blend(("seasonal_naive", "ridge", "boosting"), prior_days=7.0),
+    "blend": Blend(("seasonal_naive", "ridge", "boosting"), prior_days=7.0, unrelated=0.0),
 }
 
 demand_forecast = ModelDefinition(

@@ -54,6 +54,16 @@ def test_weights_of_a_blend_follow_the_errors() -> None:
     assert sum(better["x"].values()) == pytest.approx(1)
 
 
+def test_members_that_err_alike_share_the_weight() -> None:
+    both, own = _errors(1.0, 0.2)
+    errors = np.stack([both, 1.1 * both + own])
+    strict, lenient = (Blend(("a", "b"), unrelated=u).learn(["x", "y"], errors)[0].weights for u in (0.0, 0.3))
+    assert strict is not None
+    assert lenient is not None
+    assert strict["x"]["a"] > 0.99  # the second adds nothing to the first but noise
+    assert 0.5 < lenient["x"]["a"] < 0.8
+
+
 def test_a_hopeless_member_has_no_weight_and_rare_slips_do_not_rule() -> None:
     errors = _errors(1.0, 1.0, series=40)
     errors[1, 0] = 30.0  # of the first series, the second member is far off always
