@@ -40,7 +40,8 @@ class DailyRidge(Relative):
     Inputs are the profiles of the last days, the calendar and what was known around the series, relative to its level
     and then in standard deviations; a second round counts a day less whose error was large (Huber's weights, with the
     median error as the bound). ``on_published`` learns the error of the published forecast instead of the value.
-    A day counts half after ``half_life`` days. strength: the penalty. clip: bounds of the relative target.
+    A day counts half after ``half_life`` days. strength: the penalty. clip: bounds of the relative target. robustness:
+    the power of Huber's weights; the greater, the less a day counts that is like no other.
 
     log: values relative to the level are taken as logarithms: what a calendar day or a season does to a load is a share
     of it, and the level of one week is not that of another.
@@ -51,6 +52,7 @@ class DailyRidge(Relative):
     half_life: float = 1000.0
     strength: float = 10.0
     clip: tuple[float, float] = (-0.7, 1.5)
+    robustness: float = 1.0
 
     def usable(self, data: Columns) -> bool:
         """On the published forecast: only where there is one."""
@@ -152,7 +154,7 @@ class DailyRidge(Relative):
                 for k, gram in enumerate(grams):
                     coefficients[k][mine] = solve_ridge_together(gram[:, 0], p, self.strength)
                 if not last:
-                    weight = _huber(rows, block, [c[mine] for c in coefficients])
+                    weight = _huber(rows, block, [c[mine] for c in coefficients]) ** self.robustness
         return [DailyFit(self, panel.series.tolist(), names, mean, width, c, scales) for c in coefficients]
 
     def base(self, panel: Panel) -> tuple[Array, Array]:
@@ -172,8 +174,11 @@ def _moments(x: Array) -> tuple[Array, Array]:
 
 
 def _standardised(x: Array, mean: Array, width: Array) -> Array:
-    """The features in standard deviations, at most 4; the mean where they are unknown."""
-    return np.clip(np.nan_to_num((x - mean[:, None]) / width[:, None], nan=0.0), -4.0, 4.0)
+    """The features in standard deviations, at most 6; the mean where they are unknown.
+
+    Six, because a flag of few days, a public holiday, lies that far from its mean.
+    """
+    return np.clip(np.nan_to_num((x - mean[:, None]) / width[:, None], nan=0.0), -6.0, 6.0)
 
 
 def _whole_days(y: Array, known_at: npt.NDArray[np.int64]) -> tuple[Array, npt.NDArray[np.int64]]:

@@ -75,12 +75,15 @@ def test_days_of_slips_hardly_count_and_gaps_do_no_harm(panel: Panel) -> None:
     target[:, 5:140:7, 3:7] = np.nan
     target[2, :140, :12] = np.nan  # of this one no day is known well enough
 
-    def fit(values: np.ndarray) -> DailyFit:
-        return DailyRidge().fit(replace(panel, target=values), [cutoff], 0)[0]
+    def fit(values: np.ndarray, robustness: float = 1.0) -> DailyFit:
+        return DailyRidge(robustness=robustness).fit(replace(panel, target=values), [cutoff], 0)[0]
 
     clean, spoiled = fit(panel.target).predict(late), fit(target).predict(late)
     assert _error(spoiled[:2], late.take(slice(0, 2))) < 1.5 * _error(clean[:2], late.take(slice(0, 2)))
     assert np.isnan(spoiled[2]).all()
+    pairs = late.take(slice(0, 2))
+    errors = [_error(fit(target, power).predict(late)[:2], pairs) for power in (0.0, 1.0, 2.0)]
+    assert errors == sorted(errors, reverse=True)
 
 
 def test_the_features_names_do_not_depend_on_how_a_panel_stores_them() -> None:
