@@ -118,27 +118,35 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
             return _no_report("no champion yet")
         features = lake.lake().table(definition.features)
         table = lake.lake().table(table_key(names.drift))
-        history = pl.DataFrame()  # of the versions in force; a new one begins without
+        history = judged = pl.DataFrame({"model_version": [], "week": []})
         if table.exists():
+            judged = table.scan().select("model_version", "week").unique().collect()
+            # Of the versions in force; a new one begins without.
             history = table.scan().filter(pl.col("model_version") == in_force.versions_of(member)).collect()
         edge = features.scan().select(pl.col(kind.time_column).max()).collect().item()
         zone = definition.schedules.time_zone
+        # Members that have fallen silent are not judged, nor is a version that serves none but them.
+        recent = pl.col("month") >= (edge - _LOOK_BACK).date().replace(day=1)
+        heard = (
+            features.scan().filter(recent, pl.col(definition.target).is_not_null()).select(member).unique().collect()
+        )
         cutoffs = {
             version: datetime.fromisoformat(store.version(definition.name, version).tags["cutoff"])
-            for version in set(in_force.members.values()) or {in_force.champion}
+            for version in {in_force.version_of(one) for one in heard[member]}
         }
-        judged = set() if history.is_empty() else set(history.select("model_version", "week").unique().iter_rows())
+        last = dict(judged.group_by("model_version").max().iter_rows())
         # week -> the versions that were trained by then and have not been judged in it
         weeks: dict[datetime, list[int]] = {}
-        for week in whole_weeks(min(cutoffs.values()), edge, zone):
-            due = [v for v, cutoff in cutoffs.items() if week >= cutoff and (v, week) not in judged]
+        for week in whole_weeks(min(cutoffs.values(), default=edge), edge, zone):
+            # A week before the last one judged had no hour to score: it is not asked for again.
+            due = [v for v, cutoff in cutoffs.items() if week >= cutoff and (v not in last or week > last[v])]
             if due:
                 weeks[week] = due
         if history.is_empty() and not weeks:
             return _no_report("no full week since the champion was trained")
         findings = pl.DataFrame()
         if weeks:
-            model = fleet.load(kind, in_force)
+            model = fleet.load(kind, in_force, heard[member].to_list())
             dataset = kind.dataset(features.scan())
             with engine(get_settings()):
                 for week, due in weeks.items():
