@@ -237,7 +237,7 @@ class _Panels:
                 target=pl.when(target).then("value"),
             )
             .with_columns(known_at=pl.when(pl.col("target").is_not_null()).then("known_at"))
-            .collect()
+            .collect(engine="streaming")
         )
         self._at = (cells["s"].to_numpy(), cells["t"].to_numpy())
         self.known = self._panel(cells["known_value"])
@@ -614,8 +614,8 @@ def demand(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Output[p
     end = datetime(last.year + last.month // 12, last.month % 12 + 1, 1, tzinfo=UTC)
     due = bronze.due_at(pl.col("ts"), declaration, max(declaration.interval_td, HOUR))
     reported = pl.when(~pl.col("pending")).then(due).max()
-    edge = hours.select(reported).collect().item()
-    first_hours = hours.group_by("series_id").agg(first_hour=pl.col("ts").min()).collect()
+    edge = hours.select(reported).collect(engine="streaming").item()
+    first_hours = hours.group_by("series_id").agg(first_hour=pl.col("ts").min()).collect(engine="streaming")
     issue_times = [] if edge is None else declaration.issue_times(start, min(end - timedelta(microseconds=1), edge))
     series = series_table(declaration, get_settings().data)
     schema = contract(declaration).create_empty().schema

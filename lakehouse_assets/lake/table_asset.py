@@ -219,11 +219,17 @@ Written: TypeAlias = Callable[[dg.AssetCheckExecutionContext], pl.Expr | None]
 def _parts(scan: pl.LazyFrame, by: str) -> list[pl.LazyFrame]:
     """The rows in parts of about `ROWS_AT_A_TIME`, each of whole partitions."""
     sizes = scan.group_by(by).len().sort(by).collect(engine="streaming")
-    if sizes["len"].sum() <= ROWS_AT_A_TIME:
+    parts: list[list[Any]] = []
+    rows = 0
+    for value, count in sizes.iter_rows():
+        if not parts or rows + count > ROWS_AT_A_TIME:
+            parts.append([])
+            rows = 0
+        parts[-1].append(value)
+        rows += count
+    if len(parts) < 2:
         return [scan]
-    part = (sizes["len"].cum_sum() - sizes["len"]) // ROWS_AT_A_TIME
-    bounds = sizes.group_by(part.alias("part")).agg(first=pl.col(by).min(), last=pl.col(by).max()).sort("part")
-    return [scan.filter(pl.col(by).is_between(first, last)) for _, first, last in bounds.iter_rows()]
+    return [scan.filter(pl.col(by).is_between(part[0], part[-1])) for part in parts]
 
 
 def rows_of_run(tags: Mapping[str, str], partitions_def: dg.PartitionsDefinition, column: str) -> pl.Expr | None:
@@ -310,7 +316,7 @@ def evaluate(
     broken_by = ((~rule.fill_null(True)).sum().cast(pl.Int64).alias(name) for name, rule in rules.items())
     query = [pl.len().cast(pl.Int64).alias("rows"), *broken_by]
     parts = _parts(scan, by) if by is not None and by in schema else [scan]
-    counts = pl.concat([part.select(query).collect() for part in parts]).sum().row(0, named=True)
+    counts = pl.concat([part.select(query).collect(engine="streaming") for part in parts]).sum().row(0, named=True)
     rows = counts.pop("rows")
     broken |= {name: count for name, count in counts.items() if count}
     return dg.AssetCheckResult(
