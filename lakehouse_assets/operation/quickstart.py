@@ -96,7 +96,8 @@ def _tell(settings: Settings, out: Console) -> None:
             f"version {row['version']}: trained {row['requested_at']:%Y-%m-%d}, "
             f"asked for by {row['trigger']}: {row['reason']}"
         )
-    mended = decisions.filter((pl.col("trigger") == "drift") & (pl.col("decision") == "promoted"))
+    after = pl.col("decided_at") > _utc(CHANGE)
+    mended = decisions.filter(after & (pl.col("trigger") == "drift") & (pl.col("decision") == "promoted"))
     if mended.height:
         lines += ["", *_old_and_new(lake, registry, mended.row(0, named=True))]
     champion = registry.get(MODEL, "champion")
