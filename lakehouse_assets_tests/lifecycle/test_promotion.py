@@ -1,6 +1,7 @@
 """Promotion series by series: a gate that decides about each, real runs, and what follows from it in every stage."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import polars as pl
@@ -100,3 +101,26 @@ def test_a_fleet_of_two_versions_lives_through_every_stage(house: House) -> None
     assert [row["decision"] for row in shown["history"]] == ["promoted", "promoted", "rolled_back", "promoted"]
     assert [row["version"] for row in shown["history"]] == [1, 2, 1, 3]
     assert shown["history"][1]["reason"] == "the test says so"
+
+
+def test_a_version_that_serves_only_silent_series_is_not_fitted_again_and_again(house: House) -> None:
+    house = replace(house, definitions=definitions_of(CHOOSING, house.folder))
+    at = house.know(120)
+    assert house.run("toy_retrain", at).success
+    assert house.run("toy_retrain", at).success
+    rows = house.table("registry/toy_series").scan().collect()
+    assert rows.filter(version=2)["series_id"].sort().to_list() == ["S1", "S3"]
+    later = house.know(141)
+    table = house.table("features/toy")
+    silent = pl.col("series_id").is_in(["S1", "S3"]) & (pl.col("issued_at") > later - timedelta(days=70))
+    table.overwrite(
+        table.scan().collect().with_columns(pl.when(~silent).then(name).alias(name) for name in ("value", "known_at"))
+    )
+    for fitted in (2, 0):  # two whole weeks since the training; and then nothing is new
+        run = house.run("toy_monitor", later)
+        assert run.success
+        messages = [entry.user_message for entry in house.instance.all_logs(run.run_id)]
+        assert sum("against a fresh fit" in message for message in messages) == fitted
+    judged = house.table("monitoring/toy_drift").scan().collect()
+    assert judged["model_version"].unique().to_list() == [1]
+    assert judged["series_id"].unique().sort().to_list() == ["S0", "S2"]
