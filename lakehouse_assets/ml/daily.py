@@ -19,6 +19,7 @@ from lakehouse_assets.ml.estimators import (
     Columns,
     Relative,
     Scales,
+    check_names,
     covariates,
     day_lags,
     hours_back,
@@ -234,9 +235,7 @@ class DailyFit:
         if not self.recipe.usable(panel):
             return np.full(panel.shape, np.nan)
         names, x = self.recipe.design(panel, self.scales)
-        if names != self.names:
-            missing = sorted(set(self.names) ^ set(names))
-            raise ValueError(f"the features are not those of the fit; they differ in {', '.join(missing)}")
+        check_names(self.names, names)
         place = {s: i for i, s in enumerate(self.series)}
         rows = np.array([place.get(s, -1) for s in panel.series])
         x = _standardised(x, self.mean[rows], self.width[rows])

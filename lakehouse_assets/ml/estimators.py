@@ -427,9 +427,7 @@ class RidgeFit:
         if not self.recipe.usable(panel):
             return np.full(panel.shape, np.nan)
         names, x = self.recipe.design(panel, self.scales)
-        if names != self.names[1:]:
-            missing = sorted(set(self.names[1:]) ^ set(names))
-            raise ValueError(f"the features are not those of the fit; they differ in {', '.join(missing)}")
+        check_names(self.names[1:], names)
         place = {s: i for i, s in enumerate(self.series)}
         rows = np.array([place.get(s, -1) for s in panel.series])
         s, h, _, d = x.shape
@@ -465,6 +463,24 @@ class RidgeFit:
 
 
 # --- boosting across series -------------------------------------------------------------------------------------------
+
+
+def own_cutoffs(cutoffs: Sequence[int], refit_days: float) -> tuple[list[int], list[int]]:
+    """The cutoffs that have their own fit, and for each cutoff which of these serves it."""
+    own: list[int] = []
+    serving: list[int] = []
+    for k, cutoff in enumerate(cutoffs):
+        if not own or k == len(cutoffs) - 1 or cutoff - own[-1] >= refit_days * DAY_US:
+            own.append(cutoff)
+        serving.append(len(own) - 1)
+    return own, serving
+
+
+def check_names(fitted: Sequence[str], found: Sequence[str]) -> None:
+    """Raise ValueError where a panel's features are not those that a fit has learned from."""
+    if list(found) != list(fitted):
+        missing = sorted(set(fitted) ^ set(found))
+        raise ValueError(f"the features are not those of the fit; they differ in {', '.join(missing)}")
 
 
 class Pooled(_Parameters):
@@ -533,17 +549,8 @@ class Boosting(Pooled):
         """Rows of these series for each cutoff that asks for a fit of its own."""
         on_published = panel.has(PUBLISHED)
         names = self.design(panel.take(slice(0, 1), slice(0, 1)))[0]
-        return Sample(on_published, names, [self._draw(panel, c, seed, share) for c in self._own(cutoffs)[0]])
-
-    def _own(self, cutoffs: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The cutoffs that have a fit of their own, and for each cutoff, which of them serves it."""
-        own: list[int] = []
-        serving: list[int] = []
-        for k, cutoff in enumerate(cutoffs):
-            if not own or k == len(cutoffs) - 1 or cutoff - own[-1] >= self.refit_days * DAY_US:
-                own.append(cutoff)
-            serving.append(len(own) - 1)
-        return own, serving
+        own, _ = own_cutoffs(cutoffs, self.refit_days)
+        return Sample(on_published, names, [self._draw(panel, c, seed, share) for c in own])
 
     def _draw(self, panel: Panel, cutoff: int, seed: int, share: float) -> tuple[npt.NDArray[np.float32], Array]:
         past = panel.between(cutoff - self.window_days * DAY_US, cutoff)
@@ -561,7 +568,7 @@ class Boosting(Pooled):
         # Where some series have a published forecast, its error is what is learned; the others are left to the ladder.
         on_published = any(sample.on_published for sample in samples)
         samples = [sample for sample in samples if sample.on_published == on_published]
-        own, serving = self._own(cutoffs)
+        own, serving = own_cutoffs(cutoffs, self.refit_days)
 
         def learn(k: int) -> "BoostingFit":
             x = np.concatenate([sample.rows[k][0] for sample in samples])
@@ -638,8 +645,7 @@ class BoostingFit:
 
         base, size = self.recipe.base(panel, self.on_published)
         names, x = self.recipe.design(panel)
-        if names != self.names:
-            raise ValueError(f"the features are not those of the fit; they differ in {set(names) ^ set(self.names)}")
+        check_names(self.names, names)
         with threadpool_limits(1, "openmp"):
             relative = self.model.predict(x.reshape(-1, x.shape[-1])).reshape(panel.shape)
         return base + size[:, :, None] * relative

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lakehouse_assets.ml.estimators import Array, _Parameters, day_lags, level
+from lakehouse_assets.ml.estimators import Array, _Parameters, day_lags, level, own_cutoffs
 from lakehouse_assets.ml.panel import DAY_US, Panel
-from lakehouse_assets.ml.tabular import own_cutoffs
 
 ALPHAS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 GAMMAS = (0.0, 0.2)

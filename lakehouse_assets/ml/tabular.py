@@ -25,6 +25,8 @@ from lakehouse_assets.ml.estimators import (
     Boosting,
     _boosting_base,
     _Parameters,
+    check_names,
+    own_cutoffs,
 )
 from lakehouse_assets.ml.panel import DAY_US, Panel
 
@@ -63,17 +65,6 @@ class Sample:
     members: list[npt.NDArray[np.int64]]
     shapes: list[Array]
     on_published: bool
-
-
-def own_cutoffs(cutoffs: Sequence[int], refit_days: float) -> tuple[list[int], list[int]]:
-    """The cutoffs that have their own fit, and for each cutoff which of these serves it."""
-    own: list[int] = []
-    serving: list[int] = []
-    for k, cutoff in enumerate(cutoffs):
-        if not own or k == len(cutoffs) - 1 or cutoff - own[-1] >= refit_days * DAY_US:
-            own.append(cutoff)
-        serving.append(len(own) - 1)
-    return own, serving
 
 
 def design(panel: Panel, scaled: bool) -> tuple[list[str], Rows]:
@@ -299,9 +290,7 @@ class TabularFit:
             for start in range(0, s, block):
                 part = panel.take(slice(start, start + block))
                 names, x = design(part, self.recipe.scaled)
-                if names != self.names:
-                    differ = sorted(set(names) ^ set(self.names))
-                    raise ValueError(f"the features are not those of the fit; they differ in {', '.join(differ)}")
+                check_names(self.names, names)
                 of = groups[start : start + block]
                 for group in sorted(set(of.ravel().tolist()) & set(self.models)):
                     model, cells = self.models[group], of == group
