@@ -4,6 +4,7 @@ Where :class:`lakehouse_assets.ml.estimators.Ridge` has a regression of its own 
 their inputs, and a single Gram matrix a series serves them all.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,12 +27,15 @@ from lakehouse_assets.ml.estimators import (
     level,
     published,
 )
-from lakehouse_assets.ml.linear import decayed_grams, solve_ridge_together
+from lakehouse_assets.ml.linear import YEAR, decayed_grams, solve_ridge_together
 from lakehouse_assets.ml.panel import DAY_US, Panel
 
 QUARTERS = 4
 KNOWN_SHARE = 0.75
 """A day counts when so much of its horizon is known; the hours in between are filled in a straight line."""
+SWINGING_PUBLISHED = re.compile(r"(mean|min|max)_24h")
+SWINGING = re.compile(rf"{SWINGING_PUBLISHED.pattern}|last_\d+h|std_168h|{AROUND.pattern}")
+"""Inputs that say one thing in summer and another in winter; fewer where what is published has seen the season."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class DailyRidge(Relative):
     Inputs are the profiles of the last days, the calendar and what was known around the series, relative to its level
     and then in standard deviations; a second round counts a day less whose error was large (Huber's weights, with the
     median error as the bound). ``on_published`` learns the error of the published forecast instead of the value.
-    A day counts half after ``half_life`` days. strength: the penalty. clip: bounds of the relative target. robustness:
+    A day counts half after ``half_life`` days. strength: the penalty; it is greater where there is less than a year to
+    learn from, and far greater on what the season does. clip: bounds of the relative target. robustness:
     the power of Huber's weights; the greater, the less a day counts that is like no other.
 
     log: values relative to the level are taken as logarithms: what a calendar day or a season does to a load is a share
@@ -97,22 +102,22 @@ class DailyRidge(Relative):
         for name in HOLIDAYS:
             if name in panel.columns:
                 add(name, quarters(panel.full(name)))
-        if "season_sin" in panel.columns and "season_cos" in panel.columns:
-            sin, cos = (panel.once(name).astype(np.float64) for name in ("season_sin", "season_cos"))
-            turns = {"season_sin": sin, "season_cos": cos}
-            for name, values in (turns | {"season_sin2": 2 * sin * cos, "season_cos2": cos * cos - sin * sin}).items():
-                add(name, values)
-            # What a warmer or longer day does depends on the season.
-            swinging = [name for name in ("mean_24h", "min_24h", "max_24h") if name in panel.columns]
-            for name in swinging:
-                for turn, values in turns.items():
-                    add(f"{name}*{turn}", self._relative(panel.once(name) / size) * values)
         for name in panel.columns:
             match = AROUND.fullmatch(name)
             if match and (self.on_published or match[2] in ("last_day", "change_3h")):
                 # By what it is, not by how the panel happens to store it: the names must be those of the fit.
                 wide = match[2] in ("last_day", PUBLISHED)
                 add(name, quarters(panel.full(name)) if wide else panel.once(name))
+        if "season_sin" in panel.columns and "season_cos" in panel.columns:
+            sin, cos = (panel.once(name).astype(np.float64) for name in ("season_sin", "season_cos"))
+            turns = {"season_sin": sin, "season_cos": cos}
+            for name, values in (turns | {"season_sin2": 2 * sin * cos, "season_cos2": cos * cos - sin * sin}).items():
+                add(name, values)
+            # What a warmer or longer day does depends on the season.
+            swinging = SWINGING_PUBLISHED if self.on_published else SWINGING
+            for name, values in [(n, v) for n, v in found if swinging.match(n)]:
+                for turn, value in turns.items():
+                    add(f"{name}*{turn}", values * value)
         for name in covariates(panel):
             value = scales.apply(panel, name)
             add(name, quarters(value))
@@ -153,7 +158,9 @@ class DailyRidge(Relative):
             for last in (False, True):
                 grams = decayed_grams(rows * np.sqrt(weight)[:, None], panel.days, block, ends / DAY_US, self.half_life)
                 for k, gram in enumerate(grams):
-                    coefficients[k][mine] = solve_ridge_together(gram[:, 0], p, self.strength)
+                    years = np.where(block <= k, ends[k] / DAY_US - panel.days, 0.0).max(axis=1) / YEAR
+                    penalty = self.strength * _penalties(names, years)
+                    coefficients[k][mine] = solve_ridge_together(gram[:, 0], p, penalty)
                 if not last:
                     weight = _huber(rows, block, [c[mine] for c in coefficients]) ** self.robustness
         return [DailyFit(self, panel.series.tolist(), names, mean, width, c, scales) for c in coefficients]
@@ -172,6 +179,18 @@ def _moments(x: Array) -> tuple[Array, Array]:
     mean = np.where(there, x, 0.0).sum(axis=1) / count
     width = np.sqrt((np.where(there, x - mean[:, None], 0.0) ** 2).sum(axis=1) / count)
     return mean, np.where(width > 1e-6, width, np.inf)
+
+
+def _penalties(names: Sequence[str], years: Array) -> Array:
+    """What multiplies the penalty of each feature, (S, p), of series whose first known day is so many years ago, (S,).
+
+    One in the long run. What the season does is seen once a year: in less it is a trend, and a trend is no forecast;
+    what it changes about another input takes a second year to be told from the weather of the first.
+    """
+    season = np.array(["season_" in name for name in names])
+    needed = np.array([2.0 if "*season_" in name else 1.0 for name in names])
+    scarce: Array = np.maximum(needed / np.maximum(years, 1 / YEAR)[:, None], 1.0)
+    return scarce ** np.where(season, 8.0, 1.0)
 
 
 def _standardised(x: Array, mean: Array, width: Array) -> Array:

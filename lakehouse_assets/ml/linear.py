@@ -115,10 +115,11 @@ def solve_ridge(gram: Array, penalty: float | Array, prior: Array | None = None)
     return _with_intercept(n, mean_x, mean_y, slope)
 
 
-def solve_ridge_together(gram: Array, p: int, penalty: float) -> Array:
+def solve_ridge_together(gram: Array, p: int, penalty: float | Array) -> Array:
     """The ridge coefficients of many targets on the same p features, from Gram matrices of ``[1, x, y...]``.
 
-    gram: (B, 1 + p + m, 1 + p + m). Returns (B, p + 1, m), the intercept first; NaN for a regression without rows.
+    gram: (B, 1 + p + m, 1 + p + m). penalty: one number or (B, p). Returns (B, p + 1, m), the intercept first; NaN for
+    a regression without rows.
     """
     n = gram[:, 0, 0]
     safe = np.where(n > 0, n, 1.0)[:, None]

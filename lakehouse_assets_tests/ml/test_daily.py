@@ -97,3 +97,37 @@ def test_the_features_names_do_not_depend_on_how_a_panel_stores_them() -> None:
     for recipe in (DailyRidge(), DailyRidge(on_published=True)):
         (fit,) = recipe.fit(whole, [int(whole.issued[60])], 0)
         assert np.isfinite(fit.predict(other)[:, :-1]).all()
+
+
+def _without_seasons(panel: Panel) -> Panel:
+    still = {name: np.zeros_like(panel.columns[name]) for name in ("season_sin", "season_cos")}
+    return replace(panel, columns=panel.columns | still)
+
+
+def _error_late(panel: Panel, days: int, hours: slice = slice(None)) -> float:
+    """Of a fit by then, over the last days."""
+    cutoff = int(panel.issued[-days])
+    late = panel.between(cutoff, int(panel.issued[-1]))
+    (fit,) = DailyRidge(log=True, strength=2.0).fit(panel, [cutoff], 0)
+    return float(np.abs(fit.predict(late) / late.target - 1)[:, :, hours].mean())
+
+
+def test_what_the_last_hours_say_depends_on_the_season() -> None:
+    days = 1200
+    rng = np.random.default_rng(0)
+    warmth = rng.normal(0, 0.1, days)
+    season = np.cos(2 * np.pi * np.arange(days) / 365.25)
+    # The evening tells how warm it is; of that the day after goes up in one half of the year, down in the other.
+    load = 0.5 * np.sin(np.arange(24) / 4) + (np.roll(warmth, 1) * season)[:, None] + rng.normal(0, 0.01, (days, 24))
+    load[:, -2:] = warmth[:, None]
+    panel = Panel.from_frame(feature_frame(100 * np.exp(load).reshape(1, -1)))
+    day = slice(0, 22)
+    assert _error_late(panel, 180, day) < 0.5 * _error_late(_without_seasons(panel), 180, day)
+
+
+@pytest.mark.parametrize("days", [60, 150, 250])
+def test_in_less_than_a_year_a_season_is_no_trend(days: int) -> None:
+    rng = np.random.default_rng(1)
+    load = np.cumsum(rng.normal(0, 0.02, days + 60))[:, None] + rng.normal(0, 0.01, (days + 60, 24))
+    panel = Panel.from_frame(feature_frame(100 * np.exp(load + 0.2 * np.sin(np.arange(24) / 4)).reshape(1, -1)))
+    assert _error_late(panel, 31) < 1.05 * _error_late(_without_seasons(panel), 31)
