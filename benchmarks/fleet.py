@@ -253,7 +253,8 @@ def loop() -> dict[str, Any]:
 
     panel, cutoffs, ours = pickle.loads((get_settings().home / "first.pickle").read_bytes())
     recipe, days = ours.recipe, panel.days
-    _, design = recipe.design(panel, ours.scales)
+    parts = [a if a.ndim == 3 else a[:, :, None] for a in recipe.design(panel, ours.scales).values()]
+    design = np.stack([np.broadcast_to(a, panel.shape) for a in parts], axis=3)
     base, size = recipe._base(panel)
     y = np.clip((panel.target - base) / size[:, :, None], *recipe.clip)
     worst = 0.0
@@ -268,7 +269,7 @@ def loop() -> dict[str, Any]:
                 for s in range(len(panel.series)):
                     for h in range(panel.shape[2]):
                         known = np.isfinite(y[s, :, h]) & (panel.known_at[s, :, h] <= cutoff)
-                        x = design[s, h, 1:-1].T
+                        x = design[s, :, h]
                         model = Ridge(alpha=recipe.strength).fit(x[known], y[s, known, h], sample_weight=weight[known])
                         model.predict(x[-7:])
                         models[s, h] = model

@@ -27,7 +27,7 @@ from lakehouse_assets.ml.estimators import (
     level,
     published,
 )
-from lakehouse_assets.ml.linear import YEAR, decayed_grams, solve_ridge_together
+from lakehouse_assets.ml.linear import YEAR, decayed_grams, in_season, solve_ridge
 from lakehouse_assets.ml.panel import DAY_US, Panel
 
 QUARTERS = 4
@@ -154,13 +154,15 @@ class DailyRidge(Relative):
             y, known_at = _whole_days(np.clip(y, *self.clip), part.known_at)
             block = np.searchsorted(ends, known_at)
             rows = np.concatenate([np.ones((*x.shape[:2], 1)), x, y], axis=2).transpose(0, 2, 1)
+            ages = (np.where(block <= k, end / DAY_US - panel.days, 0.0) for k, end in enumerate(ends))
+            penalties = [self.strength * _penalties(names, age.max(axis=1) / YEAR) for age in ages]
             weight = np.ones(rows.shape[::2])
             for last in (False, True):
-                grams = decayed_grams(rows * np.sqrt(weight)[:, None], panel.days, block, ends / DAY_US, self.half_life)
-                for k, gram in enumerate(grams):
-                    years = np.where(block <= k, ends[k] / DAY_US - panel.days, 0.0).max(axis=1) / YEAR
-                    penalty = self.strength * _penalties(names, years)
-                    coefficients[k][mine] = solve_ridge_together(gram[:, 0], p, penalty)
+                for i, weighted in enumerate(rows * np.sqrt(weight)[:, None]):
+                    known = np.broadcast_to(block[i], (h, d))
+                    parts = weighted[: p + 1], weighted[p + 1 :, None]
+                    for k, grams in enumerate(decayed_grams(*parts, panel.days, known, ends / DAY_US, self.half_life)):
+                        coefficients[k][start + i] = solve_ridge(in_season(grams, 0.0, 0.0), penalties[k][i]).T
                 if not last:
                     weight = _huber(rows, block, [c[mine] for c in coefficients]) ** self.robustness
         return [DailyFit(self, panel.series.tolist(), names, mean, width, c, scales) for c in coefficients]

@@ -7,7 +7,7 @@ panel with the same features; NaN where it cannot say anything, which a
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Protocol
@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lakehouse_assets.ml.linear import YEAR, decayed_grams, in_season, solve_ridge
+from lakehouse_assets.ml.linear import YEAR, Grams, decayed_grams, in_season, solve_ridge
 from lakehouse_assets.ml.panel import DAY_US, Panel
 
 Array = npt.NDArray[np.float64]
@@ -278,116 +278,104 @@ class Ridge(Relative):
         """On the published forecast: only where there is one."""
         return not self.on_published or data.has(PUBLISHED)
 
-    def design(self, panel: Panel, scales: Scales) -> tuple[list[str], Array]:
-        """The features' names and the rows (S, H, p + 2, D) of ``[1, x, y]``; y is left to be filled in.
+    def design(self, panel: Panel, scales: Scales) -> dict[str, Array]:
+        """The features by name, (S, D, H), or (S, D) where one is the same for the whole horizon.
 
-        The features are finite, relative to the level and at most 3 in size.
+        They are finite, relative to the level and at most 3 in size.
         """
-        s, d, h = panel.shape
-        size = level(panel)[:, :, None]
-        parts: list[tuple[str, np.ndarray]] = []
+        h = panel.shape[2]
+        size = level(panel)
+        parts: dict[str, np.ndarray] = {}
 
-        def relative(name: str) -> Array:
-            return _finite(self._relative(panel.full(name) / size))
+        def share(values: np.ndarray) -> np.ndarray:
+            return values / (size if values.ndim == 2 else size[:, :, None])
 
-        def share(name: str) -> Array:
-            return _finite(panel.full(name) / size)
+        def relative(values: np.ndarray) -> np.ndarray:
+            return self._relative(share(values))
 
-        lags = [(f"lag_{k}h", _finite(self._relative(a / size))) for k, a in day_lags(panel)]
-        parts += lags
-        parts += [(name, relative(name)) for _, name in hours_back(panel, r"last_(\d+)h")]
+        lags = {f"lag_{k}h": _finite(relative(lag)) for k, lag in day_lags(panel)}
+        parts |= lags
+        parts |= {name: relative(panel.columns[name]) for _, name in hours_back(panel, r"last_(\d+)h")}
         if self.on_published:
-            curve = _finite(self._relative(published(panel) / size))
-            parts += [(name, relative(name)) for _, name in hours_back(panel, r"forecast_lag_(\d+)h")]
+            curve = _finite(relative(published(panel)))
+            parts |= {name: relative(panel.columns[name]) for _, name in hours_back(panel, r"forecast_lag_(\d+)h")}
             errors = [name for _, name in hours_back(panel, r"error_\w+_(\d+)h")]
-            parts += [(name, np.clip(share(name), -0.5, 0.5)) for name in errors]
+            parts |= {name: np.clip(share(panel.columns[name]), -0.5, 0.5) for name in errors}
             # The published curve of the whole day: what a regression needs to see its shape, peak and total.
-            parts += [(f"{PUBLISHED}@{j}", curve[:, :, j : j + 1]) for j in range(min(h, 24))]
-            parts += [
-                (f"{PUBLISHED}{k:+d}", curve[:, :, np.clip(np.arange(h) + k, 0, h - 1)]) for k in (-2, -1, 0, 1, 2)
-            ]
+            parts |= {f"{PUBLISHED}@{j}": curve[:, :, j] for j in range(min(h, 24))}
+            for k in (-2, -1, 0, 1, 2):
+                parts[f"{PUBLISHED}{k:+d}"] = curve[:, :, np.clip(np.arange(h) + k, 0, h - 1)]
         else:
-            yesterday = lags[0][1] if lags else np.zeros(panel.shape)
-            parts += [(f"yesterday@{j}", yesterday[:, :, j : j + 1]) for j in range(min(h, 24))]
-            parts += [(n, relative(n)) for n in ("mean_24h", "mean_672h", "min_24h", "max_24h") if n in panel.columns]
+            yesterday = next(iter(lags.values()), np.zeros(panel.shape))
+            parts |= {f"yesterday@{j}": yesterday[:, :, j] for j in range(min(h, 24))}
+            means = [name for name in ("mean_24h", "mean_672h", "min_24h", "max_24h") if name in panel.columns]
+            parts |= {name: relative(panel.columns[name]) for name in means}
             if "std_168h" in panel.columns:
-                parts.append(("std_168h", share("std_168h")))
+                parts["std_168h"] = share(panel.columns["std_168h"])
         if "day_of_week" in panel.columns:
-            weekday = panel.full("day_of_week")
-            parts += [(f"day_of_week={k}", (weekday == k).astype(float)) for k in range(1, 8)]
+            parts |= {f"day_of_week={k}": panel.columns["day_of_week"] == k for k in range(1, 8)}
         if self.hours and "hour" in panel.columns:
-            hour = panel.full("hour")
-            parts += [(f"hour={k}", (hour == k).astype(float)) for k in range(24)]
+            parts |= {f"hour={k}": panel.columns["hour"] == k for k in range(24)}
         # Within a part of a year a season is nothing but a trend, and a trend is no forecast.
         calendar = [n for n in _CALENDAR if n in panel.columns and (self.season or not n.startswith("season"))]
-        parts += [(n, _finite(panel.full(n))) for n in calendar]
-        if self.season and "season_sin" in panel.columns and "season_cos" in panel.columns:
-            sin, cos = _finite(panel.full("season_sin")), _finite(panel.full("season_cos"))
-            parts += [("season_sin2", 2 * sin * cos), ("season_cos2", cos * cos - sin * sin)]
+        parts |= {name: _finite(panel.columns[name]) for name in calendar}
+        if "season_sin" in parts and "season_cos" in parts:
+            sin, cos = parts["season_sin"], parts["season_cos"]
+            parts |= {"season_sin2": 2 * sin * cos, "season_cos2": cos * cos - sin * sin}
         for name in panel.columns:
             around = AROUND.fullmatch(name)
             if around and (self.on_published or around[2] in ("last_day", "change_3h")):
-                parts.append((name, _finite(panel.full(name))))
+                parts[name] = panel.columns[name]
         for name in covariates(panel):
             value = _finite(scales.apply(panel, name))
             # Its size and its signed square let a weather response bend: heating below, cooling above.
-            parts += [(name, value), (f"{name}^2", value * np.abs(value) * 5), (f"|{name}|", np.abs(value))]
-        rows = np.empty((s, h, len(parts) + 2, d))
-        rows[:, :, 0] = 1.0
-        for j, (_, part) in enumerate(parts, start=1):
-            rows[:, :, j] = np.broadcast_to(part, panel.shape).transpose(0, 2, 1)
-        np.clip(rows[:, :, 1:-1], -3.0, 3.0, out=rows[:, :, 1:-1])
-        return [name for name, _ in parts], rows
+            parts |= {name: value, f"{name}^2": value * np.abs(value) * 5, f"|{name}|": np.abs(value)}
+        return {name: np.clip(_finite(part), -3.0, 3.0) for name, part in parts.items()}
 
     def fit(self, panel: Panel, cutoffs: Sequence[int], seed: int, standing: bool = True) -> "list[RidgeFit]":
         """One pass over the panel for all cutoffs, a block of series at a time."""
         s, d, h = panel.shape
         scales = Scales.learn(panel, cutoffs[0])
         ends = np.asarray(cutoffs, np.int64)
-        width = len(self.design(panel.take(slice(0, 1), slice(0, 1)), scales)[0])
+        names = list(self.design(panel.take(slice(0, 1), slice(0, 1)), scales))
+        width = len(names) + 1
         seasons = [_seasons(end / DAY_US, standing and end == ends[-1] and self.season > 0) for end in ends]
-        coefficients = [np.full((len(centres), s, h, width + 1), np.nan, np.float32) for centres in seasons]
+        coefficients = [np.full((len(centres), s, h, width), np.nan, np.float32) for centres in seasons]
+        seasonal, weight = self.season > 0, None
+        if sum(map(len, seasons)) == 1:  # one season of one cutoff: in the weights it takes one matrix, not three
+            seasonal, weight = False, 1 + self.season * np.cos(2 * np.pi / YEAR * (panel.days - seasons[0][0]))
         chunk = max(1, int(self.chunk_bytes // (8 * h * d * width)))
-        names: list[str] = []
         for start in range(0, s, chunk):
             part = panel.take(slice(start, start + chunk))
-            names, rows = self.design(part, scales)
             base, size = self._base(part)
             y = self._relative(part.target / size[:, :, None]) - self._relative(base / size[:, :, None])
-            y = np.clip(y, *self.clip).transpose(0, 2, 1)
-            block = np.searchsorted(ends, part.known_at).transpose(0, 2, 1)
-            rows[:, :, -1] = np.nan_to_num(y)
-            b = rows.shape[0] * h
-            flat = (
-                rows.reshape(b, width + 2, d),
-                panel.days,
-                np.where(np.isfinite(y), block, len(ends)).reshape(b, d),
-                ends / DAY_US,
-            )
-            matrices = decayed_grams(*flat, self.half_life, seasonal=self.season > 0)
-            if sum(map(len, seasons)) == 1:  # one season of one cutoff: in the weights it takes one matrix, not three
-                angle = 2 * np.pi / YEAR * (panel.days - seasons[0][0])
-                matrices = decayed_grams(*flat, self.half_life, weight=1 + self.season * np.cos(angle))
-            for k, grams in enumerate(matrices):
+            block = np.where(np.isfinite(y), np.searchsorted(ends, part.known_at), len(ends)).transpose(0, 2, 1)
+            features = list(self.design(part, scales).values())
+            used = np.asarray((block < len(ends)).any(axis=1))
+            rows = list(_rows(features, np.nan_to_num(np.clip(y, *self.clip)), used))
+            passes = [
+                decayed_grams(
+                    shared, own, panel.days, known, ends / DAY_US, self.half_life, seasonal=seasonal, weight=weight
+                )
+                for (_, shared, own), known in zip(rows, block, strict=True)
+            ]
+            for k, grams in enumerate(zip(*passes, strict=True)):
                 for i, centre in enumerate(seasons[k]):
-                    solved = self.solve(in_season(grams, centre, self.season))
-                    coefficients[k][i, start : start + chunk] = solved.reshape(-1, h, width + 1)
+                    solved = self.solve([in_season(one, centre, self.season) for one in grams])
+                    for j, (order, _, _) in enumerate(rows):
+                        coefficients[k][i, start + j][:, order] = solved[j]
         return [
             RidgeFit(self, panel.series.tolist(), ["intercept", *names], centres, b, scales)
             for centres, b in zip(seasons, coefficients, strict=True)
         ]
 
-    def solve(self, grams: Array) -> Array:
-        """The coefficients (B, p + 1) of regressions from their Gram matrices (B, p + 2, p + 2)."""
-        return solve_ridge(grams, self._penalty(grams))
+    def solve(self, grams: Sequence[Grams]) -> Sequence[Array]:
+        """The coefficients (H, p + 1) of each series' regressions: the intercept, the shared and their own."""
+        return [solve_ridge(one, self._penalty(one)) for one in grams]
 
-    def _penalty(self, grams: Array) -> float | Array:
-        """The strength, or what it comes to in units of each regression's variance of y: (B, 1)."""
-        if not self.scaled:
-            return self.strength
-        n = np.maximum(grams[:, 0, 0], 1e-300)
-        variance = grams[:, -1, -1] / n - (grams[:, 0, -1] / n) ** 2
-        return self.strength * np.maximum(variance, 1e-9)[:, None]
+    def _penalty(self, grams: Grams) -> float | Array:
+        """The strength, or what it comes to in units of each regression's variance of y: (H, 1)."""
+        return self.strength * np.maximum(grams.variance(), 1e-9)[:, None] if self.scaled else self.strength
 
     def _base(self, panel: Panel) -> tuple[Array, Array]:
         """What is corrected, (S, D, H), and the level, (S, D)."""
@@ -408,7 +396,36 @@ def _seasons(cutoff: float, standing: bool) -> Array:
 
 def _finite(values: np.ndarray) -> Array:
     """Missing inputs say nothing: zero is "as the level", and carries no weight of its own in a regression."""
-    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    return np.where(np.isfinite(values), values, 0.0)
+
+
+def _rows(
+    features: Sequence[Array], y: Array, used: npt.NDArray[np.bool_]
+) -> Iterator[tuple[npt.NDArray[np.intp], Array, Array]]:
+    """Series by series, rows (a, D) of ``[1, x]`` that all hours share, and (H, c, D) of ``[x, y]`` of their own.
+
+    features: (S, D) or (S, D, H). y: (S, D, H), finite. used: (S, D) the days that are learned from. What turns out to
+    be the same for the whole horizon in all of a series' days is shared as well, however it is stored: a series is
+    computed alike in any company and before any future.
+    Also the place of each coefficient, the shared ones first, in ``[1, *features]``.
+    """
+    s, d, h = y.shape
+    once = np.array([j for j, feature in enumerate(features) if feature.ndim == 2], np.intp)
+    each = np.array([j for j, feature in enumerate(features) if feature.ndim == 3], np.intp)
+    shared = np.stack([features[j] for j in once], axis=1) if len(once) else np.empty((s, 0, d))
+    own = np.empty((s, h, len(each) + 1, d))
+    for i, part in enumerate([*(features[j] for j in each), y]):
+        own[:, :, i] = part.transpose(0, 2, 1)
+    for i in range(s):
+        same = ((own[i, :, :-1] == own[i, :1, :-1]) | ~used[i]).all(axis=(0, 2))
+        places = np.concatenate([once, each[same]])
+        order = np.argsort(places)
+        rows = np.concatenate([np.ones((1, d)), np.concatenate([shared[i], own[i, 0, :-1][same]])[order]])
+        yield (
+            np.concatenate([[0], 1 + places[order], 1 + each[~same]]),
+            rows,
+            own[i][:, np.append(~same, True)] if same.any() else own[i],
+        )
 
 
 @dataclass(frozen=True)
@@ -426,23 +443,23 @@ class RidgeFit:
         """See :class:`Fit`; NaN for series without coefficients and where the level or the base is missing."""
         if not self.recipe.usable(panel):
             return np.full(panel.shape, np.nan)
-        names, x = self.recipe.design(panel, self.scales)
-        check_names(self.names[1:], names)
+        features = self.recipe.design(panel, self.scales)
+        check_names(self.names[1:], list(features))
         place = {s: i for i, s in enumerate(self.series)}
         rows = np.array([place.get(s, -1) for s in panel.series])
-        s, h, _, d = x.shape
-        relative = np.zeros((s, h, d))
+        s, _, h = panel.shape
+        relative = np.zeros(panel.shape)
         for share, coefficients in zip(self._shares(panel), self.coefficients, strict=True):
             days = np.flatnonzero(share)
             if len(days):
                 b = np.where((rows >= 0)[:, None, None], coefficients[rows].astype(np.float64), np.nan)
                 # Not a matrix product: a row's forecast must not depend on how many rows are forecast with it.
-                product = np.zeros((s, h, len(days)))
-                for j in range(b.shape[2]):
-                    product += x[:, :, j, days] * b[:, :, j, None]
-                relative[:, :, days] += share[days] * product
+                product = np.broadcast_to(b[:, None, :, 0], (s, len(days), h)).copy()
+                for j, feature in enumerate(features.values(), start=1):
+                    x = feature[:, days]
+                    product += (x if x.ndim == 3 else x[:, :, None]) * b[:, None, :, j]
+                relative[:, days] += share[days, None] * product
         base, size = self.recipe._base(panel)
-        relative = relative.transpose(0, 2, 1)
         if not self.recipe.log:
             return base + size[:, :, None] * relative
         size = size[:, :, None]

@@ -2,9 +2,13 @@
 
 With weights that decay exponentially in time, the weighted Gram matrix at a cutoff is the one at the cutoff before,
 decayed, plus the rows that became known in between: G(t2) = 0.5^((t2 - t1) / half_life) G(t1) + A' W A.
+
+Regressions of the same days (the hours of a day, for one series) share most of their features. What is shared is
+multiplied with all that they have of their own in one product, and eliminated once for all that know the same days.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +20,43 @@ YEAR = 365.25
 """Days."""
 
 
+@dataclass(frozen=True)
+class Grams:
+    """Weighted sums of products over the rows of H regressions on ``[1, shared]``, a columns, and c - 1 of their own.
+
+    alike: the regressions of each of U sets that know the same rows. shared: (U, a, a) of ``[1, shared]``. cross:
+    (a, H, c) of these with ``[own, y]``. own: (H, c, c) of ``[own, y]``.
+    Before :func:`in_season` each has one more axis in front, of the factors that rows are weighted with.
+    """
+
+    alike: list[slice | npt.NDArray[np.intp]]
+    shared: Array
+    cross: Array
+    own: Array
+
+    def whole(self) -> Array:
+        """The Gram matrices (H, p + 2, p + 2) of ``[1, shared, own, y]``."""
+        a, h, c = self.cross.shape
+        out = np.empty((h, a + c, a + c))
+        for shared, mine in zip(self.shared, self.alike, strict=True):
+            out[mine, :a, :a] = shared
+        out[:, :a, a:] = self.cross.transpose(1, 0, 2)
+        out[:, a:, :a] = self.cross.transpose(1, 2, 0)
+        out[:, a:, a:] = self.own
+        return out
+
+    def variance(self) -> Array:
+        """(H,) of each regression's y; 0 without rows."""
+        n = np.empty(len(self.own))
+        for shared, mine in zip(self.shared, self.alike, strict=True):
+            n[mine] = shared[0, 0]
+        n = np.maximum(n, 1e-300)
+        return np.asarray(self.own[:, -1, -1] / n - (self.cross[0, :, -1] / n) ** 2)
+
+
 def decayed_grams(
-    rows: Array,
+    shared: Array,
+    own: Array,
     day: Array,
     block: npt.NDArray[np.integer],
     cutoffs: Array,
@@ -25,55 +64,120 @@ def decayed_grams(
     *,
     seasonal: bool = False,
     weight: Array | None = None,
-) -> Iterator[Array]:
-    """Yield, cutoff by cutoff, the Gram matrices of ``[1, x, y]`` over the rows known by then, one for each regression.
+) -> Iterator[Grams]:
+    """Yield, cutoff by cutoff, the Gram matrices of H regressions over the rows known by then.
 
-    rows: (B, p + 2, D) finite rows ``[1, x, y]`` of B regressions. day: (D,) when, in days.
-    block: (B, D) index of the first cutoff at which the row is known (K or more: never, as of a row without a target).
+    shared: (a, D) finite rows ``[1, shared]``. own: (H, c, D) finite rows ``[own, y]``. day: (D,) when, in days.
+    block: (H, D) index of the first cutoff at which the row is known (K or more: never, as of a row without a target).
     cutoffs: (K,) days, ascending. half_life: days in which a row's weight halves: 0.5 ** ((t - day) / half_life) at
     cutoff t, times ``weight`` (D,) if given.
-    Yields K times the array (B, F, p + 2, p + 2), the same one, which changes at the next step. F is 1; or, if
-    seasonal, 3: with the rows also weighted by the cosine and the sine of their day of the year, from which
-    :func:`in_season` makes the matrix for any season.
+    Yields K times the same arrays, which change at the next step. They have one factor; or, if seasonal, 3: with the
+    rows also weighted by the cosine and the sine of their day of the year, from which :func:`in_season` makes the
+    matrices for any season.
     """
-    b, q, d = rows.shape
+    (a, d), (h, c, _) = shared.shape, own.shape
     turn = 2 * np.pi * day / YEAR
     weight = np.ones(d) if weight is None else weight
     factors = np.stack([weight, weight * np.cos(turn), weight * np.sin(turn)] if seasonal else [weight])
-    grams = np.zeros((b, len(factors) * q, q))
-    previous = None
+    f = len(factors)
+    alike = _alike(block)
+    grams = Grams(alike, np.zeros((f, len(alike), a, a)), np.zeros((f, a, h, c)), np.zeros((f, h, c, c)))
+    previous = cutoffs[0]
     for k, cutoff in enumerate(cutoffs):
-        fading = 1.0 if previous is None else 0.5 ** ((cutoff - previous) / half_life)
+        if cutoff != previous:
+            for part in (grams.shared, grams.cross, grams.own):
+                part *= 0.5 ** ((cutoff - previous) / half_life)
         previous = cutoff
-        mine = block == k
-        touched = np.flatnonzero(mine.any(axis=0))
-        if not len(touched):
-            grams *= fading
-        else:
+        known = block == k
+        touched = np.flatnonzero(known.any(axis=0))
+        if len(touched):
             span = slice(int(touched[0]), int(touched[-1]) + 1)
             weights = factors[:, span] * 0.5 ** ((cutoff - day[span]) / half_life)
-            weighted = np.empty((len(factors), q, span.stop - span.start))
-            # One regression at a time: its rows stay in the processor's cache from one factor to the next.
-            for i, a in enumerate(rows[:, :, span]):
-                np.multiply(a, (weights * mine[i, span])[:, None, :], out=weighted)
-                gram = grams[i]
-                gram *= fading
-                gram += weighted.reshape(-1, span.stop - span.start) @ a.T
-        yield grams.reshape(b, len(factors), q, q)
+            _add(grams, shared[:, span], own[:, :, span], known[:, span], weights)
+        yield grams
 
 
-def in_season(grams: Array, day: float, strength: float) -> Array:
-    """The Gram matrices (B, p + 2, p + 2) for one season, from those that :func:`decayed_grams` yields.
+def _alike(block: npt.NDArray[np.integer]) -> list[slice | npt.NDArray[np.intp]]:
+    """Which rows of a table are the same, for each that differs from those before it; a slice, if that is all."""
+    found: dict[bytes, list[int]] = {}
+    for i, row in enumerate(block):
+        found.setdefault(row.tobytes(), []).append(i)
+    return [slice(None)] if len(found) == 1 else [np.array(mine) for mine in found.values()]
+
+
+def _add(grams: Grams, shared: Array, own: Array, known: npt.NDArray[np.bool_], weights: Array) -> None:
+    """Add the rows (a, n) and (H, c, n) that are known, (H, n), weighted by each factor, (F, n)."""
+    (f, n), a, (h, c, _) = weights.shape, len(shared), own.shape
+    if not known.all():
+        own = own * known[:, None]
+    weighted = weights[:, None] * shared
+    grams.cross[:] += (weighted.reshape(-1, n) @ own.reshape(-1, n).T).reshape(f, a, h, c)
+    for u, mine in enumerate(grams.alike):
+        grams.shared[:, u] += ((weighted * known[mine][0]).reshape(-1, n) @ shared.T).reshape(f, a, a)
+    # So many regressions at a time that their rows stay in the processor's cache.
+    some = max(1, _CACHED // (f * c * n))
+    for start in range(0, h, some):
+        part = own[start : start + some]
+        products = (weights[:, None] * part[:, None]).reshape(len(part), -1, n) @ part.transpose(0, 2, 1)
+        grams.own[:, start : start + some] += products.reshape(len(part), f, c, c).swapaxes(0, 1)
+
+
+_CACHED = 40_000
+"""Numbers that stay in a processor's cache while they are worked on."""
+
+
+def in_season(grams: Grams, day: float, strength: float) -> Grams:
+    """The Gram matrices for one season, from those that :func:`decayed_grams` yields.
 
     A row counts by 1 + strength * cos(angle between its season and that of ``day``), because
     cos(a - b) = cos a cos b + sin a sin b. strength: 0 (none) to 1.
     """
-    b, factors, q, _ = grams.shape
-    if factors == 1:
-        return grams[:, 0]
+    parts = grams.shared, grams.cross, grams.own
+    if len(grams.own) == 1:
+        return Grams(grams.alike, *(part[0] for part in parts))
     turn = 2 * np.pi * day / YEAR
-    shares = np.array([[1.0, strength * np.cos(turn), strength * np.sin(turn)]])
-    return np.matmul(shares, grams.reshape(b, factors, -1)).reshape(b, q, q)
+    shares = np.array([1.0, strength * np.cos(turn), strength * np.sin(turn)])
+    return Grams(grams.alike, *((shares @ part.reshape(3, -1)).reshape(part.shape[1:]) for part in parts))
+
+
+def solve_ridge(grams: Grams, penalty: float | Array) -> Array:
+    """The ridge coefficients of each regression, (H, p + 1): the intercept, which is free, and the shared ones first.
+
+    grams: see :func:`in_season`. penalty: what multiplies the squared coefficients in
+    sum_i w_i (y_i - c - x_i b)^2 + sum_j penalty_j b_j^2, one number or (p,), or (H, p) if each regression has its own.
+    NaN for a regression without rows.
+    """
+    h, c, _ = grams.own.shape
+    p = len(grams.cross) + c - 2
+    penalties = np.broadcast_to(penalty, (h, p))
+    out = np.full((h, p + 1), np.nan)
+    for shared, mine in zip(grams.shared, grams.alike, strict=True):
+        if shared[0, 0] > 0:
+            # Those with penalties of their own have nothing in common that could be eliminated together.
+            for some in [mine] if np.ndim(penalty) < 2 else np.arange(h)[mine, None]:
+                out[some] = _eliminate(shared, grams.cross[:, some], grams.own[some], penalties[some][0])
+    return out
+
+
+def _eliminate(shared: Array, cross: Array, own: Array, penalty: Array) -> Array:
+    """The ridge coefficients of M regressions on the same rows: (a, a), (a, M, c), (M, c, c), (p,) to (M, p + 1).
+
+    With L L' = A and W = L^-1 C the Schur complement own - W' W holds the c - 1 equations that each is left with.
+    """
+    from scipy.linalg.lapack import dtrtri
+
+    a, _, c = cross.shape
+    penalised = shared + np.diag([0.0, *penalty[: a - 1]])
+    if c == 1:  # nothing but y
+        return np.asarray(np.linalg.solve(penalised, cross[:, :, 0]).T, np.float64)
+    # As the inverse of the factor: for so many right sides a product is several times as fast as substitution.
+    root = dtrtri(np.linalg.cholesky(penalised).T)[0].T
+    reduced = (root @ cross.reshape(a, -1)).reshape(cross.shape).transpose(1, 0, 2)
+    left = own - reduced.transpose(0, 2, 1) @ reduced
+    left[:, np.arange(c - 1), np.arange(c - 1)] += penalty[a - 1 :]
+    slope = np.linalg.solve(left[:, :-1, :-1], left[:, :-1, -1:])
+    rest = reduced[:, :, -1:] - reduced[:, :, :-1] @ slope
+    return np.concatenate([root.T @ rest, slope], axis=1)[:, :, 0]
 
 
 def centred(gram: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -91,60 +195,17 @@ def centred(gram: Array) -> tuple[Array, Array, Array, Array, Array]:
     return n, mean_x, mean_y, left, right
 
 
-def _with_intercept(n: Array, mean_x: Array, mean_y: Array, slope: Array) -> Array:
-    """(B, p + 1) coefficients, the intercept first; NaN for a regression without rows."""
-    out = np.concatenate([(mean_y - (mean_x * slope).sum(axis=1))[:, None], slope], axis=1)
-    out[n <= 0] = np.nan
-    return out
-
-
-def solve_ridge(gram: Array, penalty: float | Array, prior: Array | None = None) -> Array:
-    """The ridge coefficients of each regression from its Gram matrix of ``[1, x, y]``; the intercept is free.
-
-    gram: (B, p + 2, p + 2), see :func:`in_season`. penalty: what multiplies the squared coefficients in
-    sum_i w_i (y_i - c - x_i b)^2 + sum_j penalty_j (b_j - prior_j)^2, one number or (p,) or (B, p).
-    Returns (B, p + 1), the intercept first; NaN for a regression without rows.
-    """
-    n, mean_x, mean_y, left, right = centred(gram)
-    p = mean_x.shape[1]
-    ridge = np.broadcast_to(np.asarray(penalty, float), (len(gram), p))
-    if prior is not None:
-        right = right + ridge * prior
-    left[:, np.arange(p), np.arange(p)] += ridge
-    slope = np.linalg.solve(left, right[:, :, None])[:, :, 0].astype(np.float64, copy=False)
-    return _with_intercept(n, mean_x, mean_y, slope)
-
-
-def solve_ridge_together(gram: Array, p: int, penalty: float | Array) -> Array:
-    """The ridge coefficients of many targets on the same p features, from Gram matrices of ``[1, x, y...]``.
-
-    gram: (B, 1 + p + m, 1 + p + m). penalty: one number or (B, p). Returns (B, p + 1, m), the intercept first; NaN for
-    a regression without rows.
-    """
-    n = gram[:, 0, 0]
-    safe = np.where(n > 0, n, 1.0)[:, None]
-    mean_x, mean_y = gram[:, 0, 1 : p + 1] / safe, gram[:, 0, p + 1 :] / safe
-    left = gram[:, 1 : p + 1, 1 : p + 1] - n[:, None, None] * mean_x[:, :, None] * mean_x[:, None, :]
-    right = gram[:, 1 : p + 1, p + 1 :] - n[:, None, None] * mean_x[:, :, None] * mean_y[:, None, :]
-    left[:, np.arange(p), np.arange(p)] += penalty
-    slope = np.linalg.solve(left, right)
-    intercept = mean_y - (mean_x[:, :, None] * slope).sum(axis=1)
-    out = np.concatenate([intercept[:, None], slope], axis=1)
-    out[n <= 0] = np.nan
-    return out
-
-
-def solve_least_squares(gram: Array, penalty: float) -> Array:
+def solve_least_squares(grams: Grams, penalty: float) -> Array:
     """Ordinary least squares for each regression with at least three rows a coefficient, ridge for the others.
 
-    gram: (B, p + 2, p + 2); its first entry counts the rows by their weight. penalty: of the ridge.
+    grams: as for :func:`solve_ridge`; the first entry counts the rows by their weight. penalty: of the ridge.
     Columns that follow from others (seven weekdays and an intercept) share their coefficient: what stays of the
     penalty, a billionth of the mean square of a column, decides between solutions that fit equally well.
     """
-    p = gram.shape[1] - 2
-    n, _, _, left, _ = centred(gram)
+    n, _, _, left, _ = centred(grams.whole())
+    p = left.shape[1]
     least = 1e-9 * np.trace(left, axis1=1, axis2=2) / p + 1e-12
-    return solve_ridge(gram, np.where(n >= 3 * p, least, penalty)[:, None])
+    return solve_ridge(grams, np.where(n >= 3 * p, least, penalty)[:, None])
 
 
 def solve_elastic_net(
@@ -154,7 +215,7 @@ def solve_elastic_net(
 
     Minimises 1/(2n) sum_i w_i (y_i - c - x_i b)^2 + penalty * (l1_ratio |b|_1 + (1 - l1_ratio) / 2 |b|_2^2) with
     n = sum_i w_i, as scikit-learn's ElasticNet does (Friedman, Hastie, Tibshirani 2010: covariance updates).
-    gram: (B, p + 2, p + 2), see :func:`in_season`. A regression is done when no step of a sweep moved its fit by more
+    gram: (B, p + 2, p + 2), see :meth:`Grams.whole`. A regression is done when no step of a sweep moved its fit by more
     than ``tolerance`` standard deviations of y, and left as it is after ``sweeps``.
     Returns (B, p + 1), the intercept first; NaN for a regression without rows.
     """
@@ -194,7 +255,9 @@ def solve_elastic_net(
                 gradient, coefficients = gradient[:, going].copy(), coefficients[:, going].copy()
                 going = np.ones(len(running), bool)
         slope[start + running] = coefficients.T
-    return _with_intercept(n, mean_x, mean_y, slope)
+    out = np.concatenate([(mean_y - (mean_x * slope).sum(axis=1))[:, None], slope], axis=1)
+    out[n <= 0] = np.nan
+    return out
 
 
 _TOGETHER = 256

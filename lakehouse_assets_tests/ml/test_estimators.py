@@ -1,11 +1,13 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import polars as pl
 import pytest
+from sklearn import linear_model
 
 from lakehouse_assets.ml.estimators import Blend, Boosting, Ridge, SeasonalNaive, level, naive_from, published
-from lakehouse_assets.ml.panel import Panel
+from lakehouse_assets.ml.panel import DAY_US, HOUR_US, Panel
+from lakehouse_assets.ml.regressions import ElasticNet, Linear
 from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
 
 
@@ -112,6 +114,69 @@ def _relative_error(recipe: Ridge | Boosting, demand: np.ndarray) -> np.ndarray:
     late = panel.take(days=slice(cut, None))
     error = np.abs(fit.predict(late) - late.target).mean(axis=(1, 2))
     return error / np.abs(naive_from(late) - late.target).mean(axis=(1, 2))
+
+
+@pytest.fixture(scope="module")
+def mixed() -> pl.DataFrame:
+    """Three series: one like all others, one with gaps, one whose days of the week begin elsewhere."""
+    demand, theirs = load_curves(3, 100)
+    demand[1, 1300:1340] = np.nan
+    hours = feature_frame(demand, theirs)
+    shifted = (pl.col("day_of_week") + (pl.col("horizon") >= 7)) % 7 + 1
+    return hours.with_columns(day_of_week=pl.when(pl.col("series_id") == "S2").then(shifted).otherwise("day_of_week"))
+
+
+@pytest.mark.parametrize(
+    "recipe", [Ridge(), Ridge(on_published=True), Ridge(scaled=True, hours=True), Linear(), ElasticNet()]
+)
+def test_a_series_has_the_same_coefficients_in_any_company(recipe: Ridge, mixed: pl.DataFrame) -> None:
+    together = Panel.from_frame(mixed)
+    assert together.columns["day_of_week"].ndim == 3
+    cutoffs = [int(together.issued[40]), int(together.issued[60])]
+    fits = recipe.fit(together, cutoffs, 0)
+
+    class OneByOne(type(recipe)):  # type: ignore[misc]
+        chunk_bytes = 1
+
+    one_by_one = OneByOne(**{field.name: getattr(recipe, field.name) for field in fields(recipe)})
+    for fit, other in zip(fits, one_by_one.fit(together, cutoffs, 0), strict=True):
+        np.testing.assert_array_equal(fit.coefficients, other.coefficients)
+    for i, name in enumerate(["S0", "S1", "S2"]):
+        alone = Panel.from_frame(mixed.filter(pl.col("series_id") == name))
+        for fit, other in zip(fits, recipe.fit(alone, cutoffs, 0), strict=True):
+            assert fit.names == other.names
+            np.testing.assert_array_equal(fit.coefficients[:, i], other.coefficients[:, 0])
+            np.testing.assert_array_equal(fit.predict(together)[i], other.predict(alone)[0])
+
+
+def test_the_future_does_not_decide_how_a_ridge_is_computed(mixed: pl.DataFrame) -> None:
+    panel = Panel.from_frame(mixed.filter(pl.col("series_id") == "S0"))
+    cutoff = int(panel.issued[60])
+    other = panel.full("day_of_week").copy()
+    other[:, 60:] = np.arange(24) % 7 + 1
+    (fit,), (again,) = (
+        Ridge().fit(p, [cutoff], 0) for p in (panel, replace(panel, columns=panel.columns | {"day_of_week": other}))
+    )
+    np.testing.assert_array_equal(fit.coefficients, again.coefficients)
+
+
+def test_a_ridge_is_scikit_learns_with_weights_of_age_and_season(mixed: pl.DataFrame) -> None:
+    panel = Panel.from_frame(mixed)
+    recipe = Ridge(half_life=40.0)
+    cutoffs = [int(panel.issued[40]) + 5 * HOUR_US, int(panel.issued[60])]  # at the first hours know different days
+    fits = recipe.fit(panel, cutoffs, 0, standing=False)
+    size = level(panel)[:, :, None]
+    y = np.clip(panel.target / size - 1, *recipe.clip)
+    for fit, cutoff in zip(fits, cutoffs, strict=True):
+        features = recipe.design(panel, fit.scales).values()
+        x = np.stack([np.broadcast_to(a if a.ndim == 3 else a[:, :, None], panel.shape) for a in features], axis=-1)
+        now = cutoff / DAY_US
+        weight = 0.5 ** ((now - panel.days) / 40.0) * (1 + 0.9 * np.cos(2 * np.pi / 365.25 * (panel.days - now - 3.5)))
+        for s, h in ((0, 3), (1, 4), (1, 20), (2, 0), (2, 23)):
+            known = np.isfinite(y[s, :, h]) & (panel.known_at[s, :, h] <= cutoff)
+            theirs = linear_model.Ridge(alpha=recipe.strength)
+            theirs.fit(x[s, known, h], y[s, known, h], sample_weight=weight[known])
+            np.testing.assert_allclose(fit.coefficients[0, s, h], [theirs.intercept_, *theirs.coef_], atol=1e-6)
 
 
 def test_a_ridge_on_logarithms_follows_series_that_multiply() -> None:
