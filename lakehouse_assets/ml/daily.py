@@ -16,6 +16,7 @@ from lakehouse_assets.ml.estimators import (
     CHUNK_BYTES,
     HOLIDAYS,
     PUBLISHED,
+    QUARTERS,
     Array,
     Columns,
     Relative,
@@ -24,13 +25,14 @@ from lakehouse_assets.ml.estimators import (
     covariates,
     day_lags,
     hours_back,
+    huber,
+    huber_block,
     level,
     published,
 )
 from lakehouse_assets.ml.linear import YEAR, decayed_grams, in_season, solve_ridge
 from lakehouse_assets.ml.panel import DAY_US, Panel
 
-QUARTERS = 4
 KNOWN_SHARE = 0.75
 """A day counts when so much of its horizon is known; the hours in between are filled in a straight line."""
 SWINGING_PUBLISHED = re.compile(r"(mean|min|max)_24h")
@@ -217,26 +219,16 @@ def _whole_days(y: Array, known_at: npt.NDArray[np.int64]) -> tuple[Array, npt.N
 
 
 def _huber(rows: Array, block: npt.NDArray[np.integer], coefficients: Sequence[npt.NDArray[np.float32]]) -> Array:
-    """A day's weight (B, D): one over its mean absolute error in medians of it, at most 1.
-
-    Days that were known at the first cutoff have the error of its fit, later ones that of the fit before them: a weight
-    knows nothing that came after its day.
-    """
+    """A day's weight (B, D) by its mean absolute error: see :func:`lakehouse_assets.ml.estimators.huber`."""
     p = coefficients[0].shape[1]
     error = np.full(block.shape, np.nan)
     for k in range(len(coefficients)):
         for i, a in enumerate(rows):
-            mine = np.flatnonzero((block[i] <= 1) if k == 0 else (block[i] == k + 1))
+            mine = np.flatnonzero(huber_block(block[i], k))
             if len(mine):
                 fitted = a[:p, mine].T @ coefficients[k][i].astype(np.float64)
                 error[i, mine] = np.abs(a[p:, mine].T - fitted).mean(axis=1)
-    learned = np.where(block == 0, error, np.nan)
-    weight = np.ones(block.shape)
-    for i in range(len(error)):
-        known = learned[i][np.isfinite(learned[i])]
-        if len(known):
-            weight[i] = np.minimum(np.median(known) / np.maximum(np.nan_to_num(error[i]), 1e-12), 1.0)
-    return weight
+    return np.stack([huber(e, known) for e, known in zip(error, block, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from lakehouse_assets.ml.panel import DAY_US, Panel
 
 Array = npt.NDArray[np.float64]
 PUBLISHED = "published_forecast"
+QUARTERS = 4
+"""Parts of a horizon whose means stand for it where its hours would cost too much."""
 MINIMUM_ROWS = 14
 """Fewer issue times make no regression: with 14 a ridge is as good as the seasonal naive (EIA-930, geometric mean over
 regions of the error relative to it: 1.10 with 7, 1.01 with 14, 0.97 with 28, 0.85 with 56)."""
@@ -259,6 +261,9 @@ class Ridge(Relative):
     regression forecasts the median. scaled: ``strength`` counts in rows of the target's own variance, so that series
     with small swings around their level and those with large ones are drawn alike; for short histories. hours: the
     hour of day is a feature, as it must be where forecasts are issued more often than daily.
+
+    robustness: a day counts less whose quarters a first fit misses by more than those of most days (Huber's weights to
+    this power, with the median error as the bound); 0: all days count alike.
     """
 
     minimum_rows = MINIMUM_ROWS
@@ -271,6 +276,7 @@ class Ridge(Relative):
     strength: float = 0.05
     season: float = 0.9
     clip: tuple[float, float] = (-0.7, 1.5)
+    robustness: float = 0.0
 
     chunk_bytes: ClassVar[int] = CHUNK_BYTES
 
@@ -341,7 +347,7 @@ class Ridge(Relative):
         width = len(names) + 1
         seasons = [_seasons(end / DAY_US, standing and end == ends[-1] and self.season > 0) for end in ends]
         coefficients = [np.full((len(centres), s, h, width), np.nan, np.float32) for centres in seasons]
-        seasonal, weight = self.season > 0, None
+        seasonal, weight = self.season > 0, np.ones(d)
         if sum(map(len, seasons)) == 1:  # one season of one cutoff: in the weights it takes one matrix, not three
             seasonal, weight = False, 1 + self.season * np.cos(2 * np.pi / YEAR * (panel.days - seasons[0][0]))
         chunk = max(1, int(self.chunk_bytes // (8 * h * d * width)))
@@ -355,9 +361,10 @@ class Ridge(Relative):
             rows = list(_rows(features, np.nan_to_num(np.clip(y, *self.clip)), used))
             passes = [
                 decayed_grams(
-                    shared, own, panel.days, known, ends / DAY_US, self.half_life, seasonal=seasonal, weight=weight
+                    shared, own, panel.days, known, ends / DAY_US, self.half_life, seasonal=seasonal, weight=counts
                 )
                 for (_, shared, own), known in zip(rows, block, strict=True)
+                for counts in [weight * self._trust(shared, own, panel.days, known, ends / DAY_US)]
             ]
             for k, grams in enumerate(zip(*passes, strict=True)):
                 for i, centre in enumerate(seasons[k]):
@@ -368,6 +375,27 @@ class Ridge(Relative):
             RidgeFit(self, panel.series.tolist(), ["intercept", *names], centres, b, scales)
             for centres, b in zip(seasons, coefficients, strict=True)
         ]
+
+    def _trust(self, shared: Array, own: Array, days: Array, block: npt.NDArray[np.integer], cutoffs: Array) -> Array:
+        """How much each day of a series counts (D,), by the errors of a fit of the means of its quarters.
+
+        See :func:`lakehouse_assets.ml.linear.decayed_grams`. The quarters show what is strange about a day, for a small
+        part of what its hours cost.
+        """
+        if not self.robustness:
+            return np.ones(len(days))
+        quarters = np.array_split(np.arange(len(own)), min(QUARTERS, len(own)))
+        coarse = np.stack([own[hours].mean(axis=0) for hours in quarters])
+        known = np.stack([block[hours].max(axis=0) for hours in quarters])
+        day = known.max(axis=0)
+        error = np.full(len(days), np.nan)
+        for k, grams in enumerate(decayed_grams(shared, coarse, days, known, cutoffs, self.half_life)):
+            (b,) = self.solve([in_season(grams, 0.0, 0.0)])
+            mine = np.flatnonzero(huber_block(day, k))
+            fitted = b[:, : len(shared)] @ shared[:, mine]
+            fitted += np.einsum("qc,qcd->qd", b[:, len(shared) :], coarse[:, :-1, mine])
+            error[mine] = np.abs(coarse[:, -1, mine] - fitted).mean(axis=0)
+        return huber(error, day) ** self.robustness
 
     def solve(self, grams: Sequence[Grams]) -> Sequence[Array]:
         """The coefficients (H, p + 1) of each series' regressions: the intercept, the shared and their own."""
@@ -397,6 +425,27 @@ def _seasons(cutoff: float, standing: bool) -> Array:
 def _finite(values: np.ndarray) -> Array:
     """Missing inputs say nothing: zero is "as the level", and carries no weight of its own in a regression."""
     return np.where(np.isfinite(values), values, 0.0)
+
+
+def huber_block(block: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.bool_]:
+    """The days whose weight hangs on their error under the fit at the k-th cutoff.
+
+    Days that were known at the first cutoff have the error of its fit, later ones that of the fit before them: a weight
+    knows nothing that came after its day. block: (D,) the first cutoff at which a day is known.
+    """
+    mine: npt.NDArray[np.bool_] = block <= 1 if k == 0 else block == k + 1
+    return mine
+
+
+def huber(error: Array, block: npt.NDArray[np.integer]) -> Array:
+    """A day's weight (D,): one over its error, see :func:`huber_block`, in medians of it, at most 1.
+
+    The median is that of the days known at the first cutoff; without any all days count alike.
+    """
+    learned = error[(block == 0) & np.isfinite(error)]
+    if not len(learned):
+        return np.ones(len(error))
+    return np.asarray(np.minimum(np.median(learned) / np.maximum(np.nan_to_num(error), 1e-12), 1.0))
 
 
 def _rows(

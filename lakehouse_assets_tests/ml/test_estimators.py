@@ -127,7 +127,8 @@ def mixed() -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(
-    "recipe", [Ridge(), Ridge(on_published=True), Ridge(scaled=True, hours=True), Linear(), ElasticNet()]
+    "recipe",
+    [Ridge(), Ridge(on_published=True), Ridge(scaled=True, hours=True), Ridge(robustness=1.0), Linear(), ElasticNet()],
 )
 def test_a_series_has_the_same_coefficients_in_any_company(recipe: Ridge, mixed: pl.DataFrame) -> None:
     together = Panel.from_frame(mixed)
@@ -225,3 +226,28 @@ def test_a_step_of_hourly_issues_needs_the_hour_of_day() -> None:
     )
     assert np.abs(without - target).mean() > 1.0
     assert np.abs(having - target).mean() < 0.05
+
+
+def test_days_like_no_other_teach_a_robust_ridge_little() -> None:
+    panel = Panel.from_frame(feature_frame(*load_curves(3, 250)))
+    cutoff = int(panel.issued[190])
+    late = panel.between(cutoff, int(panel.issued[-1]))
+    spoiled = panel.target.copy()
+    spoiled[:, 10:190:10] *= 1.5
+
+    def error(target: np.ndarray, robustness: float) -> float:
+        recipe = Ridge(log=True, season=0.0, robustness=robustness)
+        (fit,) = recipe.fit(replace(panel, target=target), [cutoff], 0)
+        return float(np.abs(fit.predict(late) / late.target - 1).mean())
+
+    assert error(spoiled, 1.0) < 0.7 * error(spoiled, 0.0)
+    assert error(panel.target, 1.0) < 1.1 * error(panel.target, 0.0)
+
+
+def test_a_weight_knows_nothing_that_came_after_its_day(panel: Panel) -> None:
+    cutoffs = [int(panel.issued[i]) for i in (40, 60)]
+    recipe = Ridge(log=True, robustness=1.0)
+    later = replace(panel, target=np.where(panel.known_at > cutoffs[0], panel.target * 2, panel.target))
+    before, after = (recipe.fit(p, cutoffs, 0, standing=False) for p in (panel, later))
+    np.testing.assert_array_equal(before[0].coefficients, after[0].coefficients)
+    assert not np.array_equal(before[1].coefficients, after[1].coefficients)
