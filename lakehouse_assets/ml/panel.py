@@ -67,31 +67,42 @@ class Panel:
         shape = (len(series), len(issued), h)
         codes = frame["series_id"].cast(pl.Enum(series)).to_physical().to_numpy().astype(np.int64)
         at = (codes * shape[1] + np.searchsorted(issued, issued_column)) * h + steps
-        keep: npt.NDArray[np.bool_] | None = None if steps.max() < h else steps < h
-        if keep is not None:
-            at = at[keep]
+        keep: npt.NDArray[np.bool_] | slice = slice(None) if steps.max() < h else steps < h
+        at = at[keep]
+        # Rows that come horizon by horizon, as features do, are moved a horizon at a time.
+        places = at[::h] // h
+        whole = len(at) % h == 0 and np.array_equal(at.reshape(-1, h), places[:, None] * h + np.arange(h))
 
-        def scatter(values: np.ndarray, empty: float | int, dtype: type) -> Any:
-            out: np.ndarray = np.full(shape[0] * shape[1] * h, empty, dtype=dtype)
-            out[at] = values if keep is None else values[keep]
-            return out.reshape(shape)
+        def horizons(values: np.ndarray, empty: float | int) -> np.ndarray:
+            """The values in rows of H, as they come, or else all that a panel has room for."""
+            if whole:
+                return values[keep].reshape(-1, h)
+            out = np.full(shape[0] * shape[1] * h, empty, dtype=values.dtype)
+            out[at] = values[keep]
+            return out.reshape(-1, h)
 
-        present = scatter(np.ones(frame.height, bool), 0, np.bool_).any(axis=2)
+        def placed(rows: np.ndarray, empty: float | int) -> Any:
+            """Such rows, or one value for each, as a panel."""
+            out = np.full((shape[0] * shape[1], *rows.shape[1:]), empty, dtype=rows.dtype)
+            out[places if whole else slice(None)] = rows
+            return out.reshape(*shape[:2], *rows.shape[1:])
+
+        present = placed(horizons(np.ones(frame.height, bool), 0), 0).any(axis=2)
         columns = {}
         for name in features:
             if name not in frame.columns:
                 columns[name] = np.full(shape[:2], np.nan, np.float32)
                 continue
-            dense = scatter(_finite(frame[name].cast(pl.Float32)), np.nan, np.float32)
-            first = dense[:, :, :1]
-            same = h > 1 and bool(((dense == first) | (np.isnan(dense) & np.isnan(first))).all())
-            columns[name] = dense[:, :, 0].copy() if same else dense
+            rows = horizons(_finite(frame[name].cast(pl.Float32)), np.nan)
+            first = rows[:, :1]
+            same = h > 1 and bool(((rows == first) | (np.isnan(rows) & np.isnan(first))).all())
+            columns[name] = placed(rows[:, 0] if same else rows, np.nan)
         known_at = np.full(shape, NEVER, np.int64)
         values = np.full(shape, np.nan)
         if target in frame.columns:
-            values = scatter(_finite(frame[target].cast(pl.Float64)), np.nan, np.float64)
+            values = placed(horizons(_finite(frame[target].cast(pl.Float64)), np.nan), np.nan)
             if "known_at" in frame.columns:
-                known_at = scatter(_microseconds(frame["known_at"]), NEVER, np.int64)
+                known_at = placed(horizons(_microseconds(frame["known_at"]), NEVER), NEVER)
         return cls(series.to_numpy().astype(str), issued, values, known_at, present, columns)
 
     @staticmethod
@@ -182,7 +193,8 @@ def known_times(schema: pl.Schema, target: str) -> pl.Expr:
 def _finite(column: pl.Series) -> np.ndarray:
     """A column of floats, NaN where it is null or infinite: an infinite value is none."""
     values = column.fill_null(np.nan).to_numpy()
-    return np.where(np.isinf(values), np.nan, values)
+    infinite = np.isinf(values)
+    return np.where(infinite, values.dtype.type(np.nan), values) if infinite.any() else values
 
 
 def _microseconds(column: pl.Series) -> npt.NDArray[np.int64]:
