@@ -8,7 +8,7 @@ A series has rows from its first day on, and for as long as a good value of the 
 retired until it reports again. The rows of its warm-up are there to be forecast, not to be learned from.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -248,15 +248,14 @@ class _Panels:
         grid = pl.datetime_range(self.origin, end - HOUR, "1h", time_unit="us", time_zone="UTC", eager=True)
         self.hours = grid.alias("ts")
         self._due = self.hours.to_frame().select(due).to_series().dt.epoch("us").to_numpy()
-        self._heard = self._latest_known(cells["t"].to_numpy())
+        self._heard = self._latest_known()
 
-    def _latest_known(self, t: np.ndarray) -> np.ndarray:
+    def _latest_known(self) -> np.ndarray:
         """Series x hours: of the good values that were known by the start of an hour, the index of the latest."""
         latest = np.full(self.known_at.shape, -1, np.int32)
-        known_at = self.known_at[self._at]
-        by = -((_micros(self.origin) - known_at) // 3_600_000_000)  # rounded up
-        told = (known_at != _NEVER) & (by < self.length)
-        np.maximum.at(latest, (self._at[0][told], np.maximum(by[told], 0)), t[told])
+        by = -((_micros(self.origin) - self.known_at) // 3_600_000_000)  # rounded up
+        s, t = np.divmod(np.flatnonzero((self.known_at != _NEVER) & (by < self.length)), self.length)
+        latest[s, np.maximum(by[s, t], 0)] = t  # in order: of several the last one stays
         return np.maximum.accumulate(latest, axis=1)
 
     def _panel(self, values: pl.Series) -> np.ndarray:
@@ -320,26 +319,26 @@ def _month(
         """The value so many hours before each hour; where it must be known, null if it is not."""
         start = first[n] - lag
         values = np.lib.stride_tricks.sliding_window_view(panel, horizon, axis=1)[s, start]
-        return np.where(start[:, None] + steps <= last[n][:, None], values, np.nan) if known else values
+        if known and (start + horizon - 1 > last[n]).any():
+            values = np.where(start[:, None] + steps <= last[n][:, None], values, np.nan)
+        return values
 
-    def window(panel: np.ndarray, length: int) -> np.ndarray:
-        """The last hours known at the issue time: entry x hours, oldest first."""
-        return np.lib.stride_tricks.sliding_window_view(panel, length, axis=1)[s, last[n] + 1 - length]
+    mine = slice(int(s.min()), int(s.max()) + 1)
 
-    def spread(values: np.ndarray) -> np.ndarray:
-        return np.repeat(values, horizon)
+    def recent(
+        statistics: Callable[..., dict[str, np.ndarray]], *of: np.ndarray, length: int = max(MEANS)
+    ) -> dict[str, np.ndarray]:
+        """Statistics by series of the last hours known at each issue time, oldest first: one for all the horizon."""
+        each = [statistics(*(panel[mine, end - length : end] for panel in of)) for end in last + 1]
+        return {
+            name: np.repeat(np.array([one[name] for one in each], np.float32)[n, s - mine.start], horizon)
+            for name in each[0]
+        }
 
     found: dict[str, np.ndarray] = {}
     for k in LAGS:
         found[f"lag_{k}h"] = at(panels.known, k, known=True)
-    recent = window(panels.known, max(MEANS))
-    for k in LAST:
-        found[f"last_{k}h"] = spread(recent[:, -k])
-    found |= {f"mean_{k}h": spread(mean) for k, mean in _means(recent, MEANS).items()}
-    found["std_168h"] = spread(_std(recent[:, -168:]))
-    day = recent[:, -24:]
-    found["min_24h"] = spread(np.fmin.reduce(day, axis=1))
-    found["max_24h"] = spread(np.fmax.reduce(day, axis=1))
+    found |= recent(_of_values, panels.known)
     if declaration.has_published_forecast:
         forecast = panels.covariates[PUBLISHED_FORECAST]
         found[PUBLISHED_FORECAST] = at(forecast, 0, known=False)
@@ -347,17 +346,14 @@ def _month(
             found[f"forecast_lag_{k}h"] = at(forecast, k, known=False)
         for k in ERROR_LAGS:
             found[f"error_lag_{k}h"] = found[f"lag_{k}h"] - at(forecast, k, known=False)
-        errors = recent - window(forecast, max(MEANS))
-        for k in ERROR_LAST:
-            found[f"error_last_{k}h"] = spread(errors[:, -k])
-        found |= {f"error_mean_{k}h": spread(mean) for k, mean in _means(errors, MEANS).items()}
+        found |= recent(_of_errors, panels.known, forecast)
     for name in _others(declaration.before):
         found[name] = at(panels.covariates[name], 0, known=False)
         found[f"{name}_lag_24h"] = at(panels.covariates[name], 24, known=False)
     for name in declaration.after:
         for k in (24, 48):
             found[f"{name}_lag_{k}h"] = at(panels.covariates[name], k, known=True)
-        found[f"{name}_mean_24h"] = spread(_means(window(panels.covariates[name], 24), (24,))[24])
+        found[f"{name}_mean_24h"] = recent(_of_day, panels.covariates[name], length=24)["mean_24h"]
     if around is not None:
         found |= around.of(n, s)
 
@@ -374,21 +370,56 @@ def _month(
             "value": pl.Series(at(panels.target, 0, known=False).ravel(), nan_to_null=True),
             "known_at": known_at.set(known_at == _NEVER, None).cast(pl.Datetime("us", "UTC")),
             **calendars.of(s, hours),
-            **{name: pl.Series(values.ravel().astype(np.float32), nan_to_null=True) for name, values in found.items()},
+            **{name: _single(values) for name, values in found.items()},
         }
     )
 
 
+def _single(values: np.ndarray) -> pl.Series:
+    """Flattened, in single precision, null where it is NaN."""
+    return pl.Series(values.astype(np.float32, copy=False).ravel(), nan_to_null=True)
+
+
+def _of_values(values: np.ndarray) -> dict[str, np.ndarray]:
+    """The features of the last known hours (series, hours)."""
+    day = values[:, -24:]
+    return {
+        **{f"last_{k}h": values[:, -k] for k in LAST},
+        **{f"mean_{k}h": mean for k, mean in _means(values, MEANS).items()},
+        "std_168h": _std(values[:, -168:]),
+        "min_24h": np.fmin.reduce(day, axis=1),
+        "max_24h": np.fmax.reduce(day, axis=1),
+    }
+
+
+def _of_day(values: np.ndarray) -> dict[str, np.ndarray]:
+    """What is told of the last known hours of a covariate (series, hours)."""
+    return {"mean_24h": _means(values, (24,))[24]}
+
+
+def _of_errors(values: np.ndarray, forecast: np.ndarray) -> dict[str, np.ndarray]:
+    """The features of what the last known hours' values are more than the forecast published for them."""
+    errors = values - forecast
+    return {
+        **{f"error_last_{k}h": errors[:, -k] for k in ERROR_LAST},
+        **{f"error_mean_{k}h": mean for k, mean in _means(errors, MEANS).items()},
+    }
+
+
 def _means(values: np.ndarray, lengths: tuple[int, ...]) -> dict[int, np.ndarray]:
     """Mean by row of what is there among so many last values; NaN where less than half is, of a new series' hours."""
+    means = {k: values[:, -k:].sum(axis=1) / k for k in lengths}
+    gaps = np.flatnonzero(np.isnan(values.sum(axis=1)))
+    if not len(gaps):
+        return means
+    values = values[gaps]
     there = ~np.isnan(values)
     filled = np.where(there, values, 0.0)
     age = np.where(there.any(axis=1), values.shape[1] - there.argmax(axis=1), 0)
-    means = {}
     for k in lengths:
         count = np.count_nonzero(there[:, -k:], axis=1)
         enough = (count > 0) & (2 * count >= np.minimum(k, age))
-        means[k] = np.where(enough, filled[:, -k:].sum(axis=1) / np.maximum(count, 1), np.nan)
+        means[k][gaps] = np.where(enough, filled[:, -k:].sum(axis=1) / np.maximum(count, 1), np.nan)
     return means
 
 
@@ -396,8 +427,9 @@ def _std(values: np.ndarray) -> np.ndarray:
     """Standard deviation (of a sample) by row of what is there; NaN where the mean is."""
     count = np.count_nonzero(~np.isnan(values), axis=1)
     mean = _means(values, (values.shape[1],))[values.shape[1]]
-    deviation = np.nan_to_num(values - mean[:, None])
-    return np.where(np.isnan(mean), np.nan, np.sqrt((deviation**2).sum(axis=1) / np.maximum(count - 1, 1)))
+    squares = (values - mean[:, None]) ** 2
+    total = np.where(np.isnan(squares), 0.0, squares).sum(axis=1)
+    return np.where(np.isnan(mean), np.nan, np.sqrt(total / np.maximum(count - 1, 1)))
 
 
 class _Neighbours:
