@@ -119,6 +119,7 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
         features = lake.lake().table(definition.features)
         table = lake.lake().table(table_key(names.drift))
         history = judged = pl.DataFrame({"model_version": [], "week": []})
+        grow(table, kind.drift_columns)
         if table.exists():
             judged = table.scan().select("model_version", "week").unique().collect()
             # Of the versions in force; a new one begins without.

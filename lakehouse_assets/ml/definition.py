@@ -74,18 +74,26 @@ class GatePolicy:
 
 @dataclass(frozen=True)
 class DriftPolicy:
-    """When a champion counts as drifted: it loses to a fresh fit of its own recipe.
+    """When a champion counts as drifted: it loses to a fresh fit of its own recipe, and will go on to.
 
     weeks: the number of latest weekly regrets that are averaged.
-    minimum_effect: the least mean regret (0.08 = the champion's loss is 8 % above the fresh fit's).
+    minimum_effect: the least mean regret (0.06 = the champion's loss is 6 % above the fresh fit's).
     false_discovery_rate: of Benjamini and Hochberg across series.
+    quiet_effect: a regret that nobody would mend; evidence is evidence of more than that.
+    evidence: the least e-value of a sequential test (7: a series that is quiet crosses it in seven weeks at the
+    earliest, on average; with the other conditions it hardly ever does).
+    minimum_stake: the least regret that the disagreement between the champion and the fresh fit would mean if the fresh
+    fit were right, over the latest four weeks.
     fleet_share: the fleet has drifted when at least this share of the tested series has (and at least one), or when
     the mean regret of all of them exceeds the minimum effect significantly.
     """
 
     weeks: int = 3
-    minimum_effect: float = 0.08
-    false_discovery_rate: float = 0.05
+    minimum_effect: float = 0.06
+    false_discovery_rate: float = 0.15
+    quiet_effect: float = 0.02
+    evidence: float = 7.0
+    minimum_stake: float = 0.04
     fleet_share: float = 0.1
 
 

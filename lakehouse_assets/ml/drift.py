@@ -1,7 +1,8 @@
 """Drift as regret: a champion has drifted when a fresh fit of its own recipe does better on the same new rows.
 
-That is the drift that retraining can mend. Errors against the backtest and the distributions of the inputs stand
-beside it as explanations: a seasonal change raises both without any fault of the model's.
+That is the drift that retraining can mend (see :mod:`lakehouse_assets.ml.regret`). Errors against the backtest and the
+distributions of the inputs stand beside it as explanations: a seasonal change raises both without any fault of the
+model's.
 """
 
 from collections.abc import Mapping
@@ -16,19 +17,18 @@ import polars as pl
 from lakehouse_assets.ml.definition import DriftPolicy
 from lakehouse_assets.ml.metrics import benjamini_hochberg
 from lakehouse_assets.ml.panel import Panel
+from lakehouse_assets.ml.regret import judge, latest_mean, relative, spread
 
 Array = npt.NDArray[np.float64]
 MINIMUM_HOURS = 24
 """A week with fewer scored hours says nothing about a series."""
-PRIOR_WEEKS = 4.0
-"""How many week-to-week differences the fleet's spread counts for beside a series' own."""
-
 HISTORY_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "series_id": pl.String,
     "week": pl.Datetime("us", "UTC"),
     "hours": pl.Int64,
     "champion_loss": pl.Float64,
     "fresh_loss": pl.Float64,
+    "disagreement": pl.Float64,
     "expected_loss": pl.Float64,
     "bias": pl.Float64,
 }
@@ -40,6 +40,7 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
     "hours": (pl.Int64(), "Hours of the week that could be scored."),
     "champion_loss": (pl.Float64(), "Mean absolute error of the champion in the week."),
     "fresh_loss": (pl.Float64(), "Mean absolute error of a fresh fit of its recipe, made at the start of the week."),
+    "disagreement": (pl.Float64(), "Root mean square of the difference between the two forecasts in the week."),
     "expected_loss": (pl.Float64(), "Mean absolute error of the champion in its backtest: the reference."),
     "bias": (pl.Float64(), "Mean error of the champion in the week."),
     "verdict": (pl.String(), "ok, drift or insufficient_data, for the series."),
@@ -48,6 +49,11 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
     "t": (pl.Float64(), "t-statistic of the regret, with a spread pooled across series."),
     "p_value": (pl.Float64(), "One-sided p-value of the regret."),
     "q_value": (pl.Float64(), "The p-value corrected for the number of series (Benjamini and Hochberg)."),
+    "stake": (
+        pl.Float64(),
+        "Regret that the disagreement of four weeks would mean if the fresh fit were right.",
+    ),
+    "e_value": (pl.Float64(), "Evidence for a lasting regret, by bets on the weeks so far; 1 is none."),
     "error_change": (pl.Float64(), "Mean log ratio of the champion's loss to its backtest's."),
     "error_q_value": (pl.Float64(), "Corrected p-value of the change of error."),
 }
@@ -79,6 +85,7 @@ def weekly_losses(
             "hours": hours,
             "champion_loss": mean(np.abs(champion - y)),
             "fresh_loss": mean(np.abs(fresh - y)),
+            "disagreement": np.sqrt(mean((champion - fresh) ** 2)),
             "expected_loss": [expected.get(s) for s in series.tolist()],
             "bias": mean(champion - y),
         },
@@ -94,7 +101,7 @@ class Verdict:
     verdict: of the fleet, ``ok``, ``drift`` or ``insufficient_data``.
     window_start, window_end: of the weeks judged, the end exclusive.
     series: series_id, verdict, weeks, regret (mean log ratio of the losses over the window), t, p_value, q_value
-    (Benjamini and Hochberg), error_change (mean log ratio to the backtest's loss), error_q_value.
+    (Benjamini and Hochberg), stake, e_value, error_change (mean log ratio to the backtest's loss), error_q_value.
     summary: series_tested, series_drifted, share_drifted, fleet_regret, fleet_p_value.
     """
 
@@ -106,36 +113,38 @@ class Verdict:
 
 
 def verdict(history: pl.DataFrame, policy: DriftPolicy) -> Verdict:
-    """Judge the latest ``policy.weeks`` weeks of a history of weekly losses of one champion.
+    """Judge the latest week of a history of weekly losses of one champion, by it and the weeks before.
 
-    history: rows of :func:`weekly_losses`, one for each series and week. A series is judged when it has all the
-    weeks. Its spread comes from its own week-to-week differences (which a lasting drift does not inflate), pooled
-    with the fleet's median.
+    history: rows of :func:`weekly_losses`, one for each series and week. A series is judged when it has enough hours in
+    the latest week and ``policy.weeks`` weeks in all. See :func:`lakehouse_assets.ml.regret.judge`.
     """
     history = history.filter(pl.col("hours") >= MINIMUM_HOURS)
     weeks = history["week"].unique().sort().to_list()
-    window = weeks[-policy.weeks :]
     ids = history["series_id"].unique().sort().to_list()
-    regret = _matrix(history, ids, weeks, "fresh_loss")
-    change = _matrix(history, ids, weeks, "expected_loss")
-    enough = len(window) >= policy.weeks
-    mean, t, p = _moderated_t(regret, policy.weeks)
-    error_mean, _, error_p = _moderated_t(change, policy.weeks)
-    tested = np.isfinite(p)
-    q, error_q = benjamini_hochberg(p), benjamini_hochberg(error_p)
-    threshold = np.log1p(policy.minimum_effect)
-    drifted = tested & (q <= policy.false_discovery_rate) & (mean >= threshold)
+    champion, fresh, disagreement, expected = (
+        _matrix(history, ids, len(weeks), name)
+        for name in ("champion_loss", "fresh_loss", "disagreement", "expected_loss")
+    )
+    regret = _log_ratio(champion, fresh)
+    judged = judge(regret, relative(disagreement, fresh), policy)
+    change = _log_ratio(champion, expected)
+    noise, freedom = spread(change)
+    error_mean = latest_mean(change, policy.weeks)[:, -1]
+    error_p = _p_value(error_mean / (noise[:, -1] / np.sqrt(policy.weeks)), freedom[:, -1])
+    tested, drifted, mean = judged.tested[:, -1], judged.drifted[:, -1], judged.mean[:, -1]
     frame = pl.DataFrame(
         {
             "series_id": ids,
             "verdict": np.where(~tested, "insufficient_data", np.where(drifted, "drift", "ok")).tolist(),
             "weeks": np.isfinite(regret[:, -policy.weeks :]).sum(axis=1),
             "regret": mean,
-            "t": t,
-            "p_value": p,
-            "q_value": q,
-            "error_change": error_mean,
-            "error_q_value": error_q,
+            "t": judged.t[:, -1],
+            "p_value": judged.p[:, -1],
+            "q_value": judged.q[:, -1],
+            "stake": judged.stake[:, -1],
+            "e_value": judged.e[:, -1],
+            "error_change": np.where(tested, error_mean, np.nan),
+            "error_q_value": benjamini_hochberg(np.where(tested, error_p, np.nan)),
         },
         schema_overrides={"series_id": pl.String, "verdict": pl.String, "weeks": pl.Int64},
     ).with_columns(pl.col(pl.Float64).fill_nan(None))
@@ -143,12 +152,10 @@ def verdict(history: pl.DataFrame, policy: DriftPolicy) -> Verdict:
     fleet_regret = float(mean[tested].mean()) if n else None
     fleet_p = _mean_p_value(mean[tested]) if n > 1 else None
     share = hits / n if n else 0.0
-    together = n > 1 and fleet_regret is not None and fleet_regret >= threshold
+    together = n > 1 and fleet_regret is not None and fleet_regret >= np.log1p(policy.minimum_effect)
     together = together and fleet_p is not None and fleet_p <= policy.false_discovery_rate
-    if not enough or not n:
-        fleet = "insufficient_data"
-    else:
-        fleet = "drift" if (hits and share >= policy.fleet_share) or together else "ok"
+    drift = (hits and share >= policy.fleet_share) or together
+    fleet = ("drift" if drift else "ok") if n else "insufficient_data"
     summary = {
         "series_tested": n,
         "series_drifted": hits,
@@ -156,44 +163,33 @@ def verdict(history: pl.DataFrame, policy: DriftPolicy) -> Verdict:
         "fleet_regret": fleet_regret,
         "fleet_p_value": fleet_p,
     }
+    window = weeks[-policy.weeks :]
     return Verdict(
         fleet, window[0] if window else None, window[-1] + timedelta(days=7) if window else None, frame, summary
     )
 
 
-def _matrix(history: pl.DataFrame, ids: list[str], weeks: list[datetime], against: str) -> Array:
-    """(series, weeks) log ratio of the champion's loss to another, NaN where unknown; equal losses are zero."""
-    out = np.full((len(ids), max(len(weeks), 1)), np.nan)
-    rows = {s: i for i, s in enumerate(ids)}
-    columns = {w: i for i, w in enumerate(weeks)}
-    for series, week, ours, theirs in history.select("series_id", "week", "champion_loss", against).iter_rows():
-        if ours is not None and theirs is not None:
-            if ours == theirs:
-                out[rows[series], columns[week]] = 0.0
-            elif ours > 0 and theirs > 0:
-                out[rows[series], columns[week]] = np.log(ours / theirs)
+def _matrix(history: pl.DataFrame, ids: list[str], weeks: int, name: str) -> Array:
+    """A column of the history as (series, weeks), NaN where unknown; at least one week wide."""
+    out = np.full((len(ids), max(weeks, 1)), np.nan)
+    if name in history.columns and not history.is_empty():
+        rows = history["series_id"].cast(pl.Enum(ids)).to_physical().to_numpy()
+        columns = history["week"].rank("dense").cast(pl.Int64).to_numpy() - 1
+        out[rows, columns] = history[name].fill_null(np.nan).to_numpy()
     return out
 
 
-def _moderated_t(values: Array, weeks: int) -> tuple[Array, Array, Array]:
-    """Mean over the last weeks, its t-statistic with a spread pooled across series, and the one-sided p-value."""
+def _log_ratio(ours: Array, theirs: Array) -> Array:
+    """Logarithm of a ratio of losses, NaN where unknown; equal losses are zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(ours == theirs, 0.0, np.log(ours / theirs))
+    return np.where(np.isfinite(ratio), ratio, np.nan)
+
+
+def _p_value(t: Array, freedom: Array) -> Array:
     from scipy.stats import t as student
 
-    window = values[:, -weeks:]
-    complete = np.isfinite(window).all(axis=1) & (window.shape[1] >= weeks)
-    mean = np.where(complete, np.where(np.isfinite(window), window, 0.0).mean(axis=1), np.nan)
-    steps = np.diff(values, axis=1)
-    count = np.isfinite(steps).sum(axis=1)
-    own = np.where(np.isfinite(steps), steps**2 / 2, 0.0).sum(axis=1) / np.maximum(count, 1)
-    with_steps = count > 0
-    fleet = float(np.median(own[with_steps])) if with_steps.any() else 0.0
-    # Successive differences carry 2/3 of the information of independent ones (von Neumann, 1941).
-    freedom = count * 2 / 3
-    spread = (freedom * own + PRIOR_WEEKS * fleet) / (freedom + PRIOR_WEEKS)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = mean / np.sqrt(spread / weeks)
-    t = np.where(complete & (spread <= 0), np.sign(mean) * np.where(mean == 0, 0.0, np.inf), t)
-    return mean, t, np.where(complete, student.sf(t, freedom + PRIOR_WEEKS), np.nan)
+    return np.where(np.isfinite(t), student.sf(t, freedom), np.nan)
 
 
 def _mean_p_value(values: Array) -> float:

@@ -14,7 +14,7 @@ WEEK = datetime(2024, 1, 1, tzinfo=UTC)
 def history(series: int, weeks: int, seed: int = 0) -> pl.DataFrame:
     rng = np.random.default_rng(seed)
     rows = [
-        (f"S{s:02}", WEEK + timedelta(days=7 * w), 168, float(np.exp(rng.normal(0, 0.04))), 1.0, 1.0, 0.0)
+        (f"S{s:02}", WEEK + timedelta(days=7 * w), 168, float(np.exp(rng.normal(0, 0.04))), 1.0, 0.2, 1.0, 0.0)
         for s in range(series)
         for w in range(weeks)
     ]
@@ -24,7 +24,12 @@ def history(series: int, weeks: int, seed: int = 0) -> pl.DataFrame:
 def worsen(frame: pl.DataFrame, series: list[str], by: float, last: int) -> pl.DataFrame:
     since = frame["week"].unique().sort()[-last]
     hit = pl.col("series_id").is_in(series) & (pl.col("week") >= since)
-    return frame.with_columns(champion_loss=pl.when(hit).then(pl.col("champion_loss") * by).otherwise("champion_loss"))
+    # A champion that loses by a share disagrees with the fresh fit accordingly: see regret.stake.
+    apart = np.sqrt(2) * (by - 1 + np.sqrt((by - 1) ** 2 + 4 * (by - 1))) / 2
+    return frame.with_columns(
+        champion_loss=pl.when(hit).then(pl.col("champion_loss") * by).otherwise("champion_loss"),
+        disagreement=pl.when(hit).then(pl.lit(apart)).otherwise("disagreement"),
+    )
 
 
 def test_a_quiet_fleet_is_ok_and_a_drifted_series_is_named() -> None:
