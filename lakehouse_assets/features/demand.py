@@ -8,7 +8,7 @@ A series has rows from its first day on, and for as long as a good value of the 
 retired until it reports again. The rows of its warm-up are there to be forecast, not to be learned from.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -186,27 +186,51 @@ def transform(
     for at in issue_times:
         by_month.setdefault(at.date().replace(day=1), []).append(at)
     months = list(by_month)
-    # As many months at a time as memory allows: each batch reads the hours before it once more.
-    width = max(1, PANEL_CELLS // (744 * max(1, first_hours.height)))
+    first_hours = first_hours.sort("series_id")
+    count = first_hours.height
+    # As many months at a time as memory allows: each batch reads the hours before it once more. Where one month is too
+    # much, some series at a time.
+    width = max(1, PANEL_CELLS // (744 * max(1, count)))
+    most = count if width > 1 else max(1, PANEL_CELLS // (744 + history(declaration) // HOUR) // BLOCK) * BLOCK
+    parts = [slice(start, min(start + most, count)) for start in range(0, count, max(1, most))]
+    neighbours = _Neighbours(first_hours["series_id"], series) if declaration.has_coordinates else None
     for batch in (months[i : i + width] for i in range(0, len(months), width)):
-        panels = _Panels(hours, declaration, first_hours, [at for month in batch for at in by_month[month]])
-        calendars = _Calendars(panels, declaration, series)
-        neighbours = _Neighbours(panels, series) if declaration.has_coordinates else None
-        for month in batch:
-            eligible = panels.eligible(by_month[month])
-            around = neighbours.month(by_month[month], eligible) if neighbours else None
-            for start in range(0, first_hours.height, BLOCK):
-                some = np.zeros_like(eligible)
-                some[:, start : start + BLOCK] = eligible[:, start : start + BLOCK]
-                if some.any():
-                    frame = _month(panels, calendars, around, declaration, by_month[month], some)
-                    yield frame.with_columns(month=pl.lit(month)).select(columns)
+        issued = {month: by_month[month] for month in batch}
+        panels = _LatestPanels(hours, declaration, first_hours, [at for times in issued.values() for at in times])
+        shown = []
+        if neighbours:
+            shown = [[_shown(panels.of(part), times) for times in issued.values()] for part in parts]
+        for part in parts:
+            around: list[_Around | None] = [None] * len(batch)
+            if neighbours:
+                around = [neighbours.around(part, month, declaration) for month in zip(*shown, strict=True)]
+            for frame in _frames(panels.of(part), declaration, series, issued, around):
+                yield frame.select(columns)
+
+
+def _frames(
+    panels: "_Panels",
+    declaration: Declaration,
+    series: pl.DataFrame | None,
+    issued: dict[date, list[datetime]],
+    around: Sequence["_Around | None"],
+) -> Iterator[pl.DataFrame]:
+    """The features of the panels' series, a block of them at a time; `around`: what lies around them, by month."""
+    calendars = _Calendars(panels, declaration, series)
+    for (month, times), known in zip(issued.items(), around, strict=True):
+        eligible = panels.eligible(times)
+        for start in range(0, len(panels.series), BLOCK):
+            some = np.zeros_like(eligible)
+            some[:, start : start + BLOCK] = eligible[:, start : start + BLOCK]
+            if some.any():
+                frame = _month(panels, calendars, known, declaration, times, some)
+                yield frame.with_columns(month=pl.lit(month))
 
 
 BLOCK = 100
 """Series of a frame: rows of series that are trained together lie together."""
 PANEL_CELLS = 8_000_000
-"""Hours x series that are held in memory at a time, or one month's."""
+"""Hours x series that are held in memory at a time, at least those of a block for a month."""
 
 
 class _Panels:
@@ -218,7 +242,7 @@ class _Panels:
         self.declaration = declaration
         self.origin = _floor(issue_times[0]) - history(declaration)
         self.length = (_floor(issue_times[-1]) + HOUR + declaration.horizon_td - self.origin) // HOUR
-        self.first_hours = first_hours.sort("series_id").with_row_index("s")
+        self.first_hours = first_hours.with_row_index("s")
         self.series = self.first_hours["series_id"]
         end = self.origin + self.length * HOUR
         joined = self.first_hours.lazy().select("s", "series_id")
@@ -239,12 +263,18 @@ class _Panels:
             .with_columns(known_at=pl.when(pl.col("target").is_not_null()).then("known_at"))
             .collect(engine="streaming")
         )
-        self._at = (cells["s"].to_numpy(), cells["t"].to_numpy())
-        self.known = self._panel(cells["known_value"])
-        self.target = self._panel(cells["target"])
+        at = (cells["s"].to_numpy(), cells["t"].to_numpy())
+
+        def panel(name: str) -> np.ndarray:
+            values = np.full((len(self.series), self.length), np.nan)
+            values[at] = cells[name].fill_null(np.nan).to_numpy()
+            return values
+
+        self.known = panel("known_value")
+        self.target = panel("target")
         self.known_at = np.full((len(self.series), self.length), _NEVER)
-        self.known_at[self._at] = cells["known_at"].cast(pl.Int64).fill_null(_NEVER).to_numpy()
-        self.covariates = {name: self._panel(cells[name]) for name in declaration.covariate_columns}
+        self.known_at[at] = cells["known_at"].cast(pl.Int64).fill_null(_NEVER).to_numpy()
+        self.covariates = {name: panel(name) for name in declaration.covariate_columns}
         grid = pl.datetime_range(self.origin, end - HOUR, "1h", time_unit="us", time_zone="UTC", eager=True)
         self.hours = grid.alias("ts")
         self._due = self.hours.to_frame().select(due).to_series().dt.epoch("us").to_numpy()
@@ -257,11 +287,6 @@ class _Panels:
         s, t = np.divmod(np.flatnonzero((self.known_at != _NEVER) & (by < self.length)), self.length)
         latest[s, np.maximum(by[s, t], 0)] = t  # in order: of several the last one stays
         return np.maximum.accumulate(latest, axis=1)
-
-    def _panel(self, values: pl.Series) -> np.ndarray:
-        panel = np.full((len(self.series), self.length), np.nan)
-        panel[self._at] = values.fill_null(np.nan).to_numpy()
-        return panel
 
     def first_of(self, times: list[datetime]) -> np.ndarray:
         """Index of the first hour that each issue time forecasts."""
@@ -285,6 +310,24 @@ class _Panels:
 
 
 _NEVER = np.iinfo(np.int64).min
+
+
+class _LatestPanels:
+    """The panels of some of the series, one part in memory at a time."""
+
+    def __init__(
+        self, hours: pl.LazyFrame, declaration: Declaration, first_hours: pl.DataFrame, issue_times: list[datetime]
+    ) -> None:
+        self._all = (hours, declaration, first_hours, issue_times)
+        self._latest: tuple[slice, _Panels] | None = None
+
+    def of(self, part: slice) -> _Panels:
+        """The panels of these series."""
+        if self._latest is None or self._latest[0] != part:
+            self._latest = None  # let go before the next are made
+            hours, declaration, first_hours, issue_times = self._all
+            self._latest = part, _Panels(hours, declaration, first_hours[part], issue_times)
+        return self._latest[1]
 
 
 def history(declaration: Declaration) -> timedelta:
@@ -439,13 +482,10 @@ class _Neighbours:
     around the point 700 km to the north, east, south or west. At most 24 series count, the heaviest.
     """
 
-    def __init__(self, panels: _Panels, series: pl.DataFrame | None) -> None:
-        self._panels = panels
+    def __init__(self, ids: pl.Series, series: pl.DataFrame | None) -> None:
         empty = {"series_id": pl.String, "latitude": pl.Float64, "longitude": pl.Float64}
         table = pl.DataFrame(schema=empty) if series is None else series.select(list(empty))
-        placed = (
-            panels.series.alias("series_id").to_frame().join(table, on="series_id", how="left", maintain_order="left")
-        )
+        placed = ids.alias("series_id").to_frame().join(table, on="series_id", how="left", maintain_order="left")
         latitude, longitude = (placed[name].to_numpy().astype(float) for name in ("latitude", "longitude"))
         count = max(0, min(MOST_NEIGHBOURS, len(placed) - 1))
         self._others = {place: np.empty((len(placed), count), np.int64) for place in PLACES}
@@ -468,39 +508,47 @@ class _Neighbours:
                 self._others[place][mine] = heaviest
                 self._weights[place][mine] = np.take_along_axis(weights, heaviest, axis=1)
 
-    def month(self, times: list[datetime], eligible: np.ndarray) -> "_Around":
-        """What each series shows at each issue time, for the others to look at."""
-        panels, horizon = self._panels, self._panels.declaration.horizon_hours
-        forecast = panels.covariates.get(PUBLISHED_FORECAST)
-        steps = np.arange(horizon)
-        shown = []
-        for first, last, there in zip(panels.first_of(times), panels.last_known(times), eligible, strict=True):
-            week = panels.known[:, last - 167 : last + 1]
-            size = np.abs(_means(week, (168,))[168])[:, None]
-            size = np.where(there[:, None] & (size > 0), size, np.nan)
-            parts = [
-                week[:, 167 - (last - first - steps) % 24] / size - 1,
-                (_means(week, (3,))[3] - _means(week[:, :-24], (3,))[3])[:, None] / size,
-            ]
-            if forecast is not None:
-                ahead = forecast[:, first : first + horizon]
-                errors = week[:, -24:] - forecast[:, last - 23 : last + 1]
-                mean = _means(errors, (24,))[24]
-                parts += [np.where(ahead > 0, ahead, np.nan) / size - 1, errors[:, -1:] / size, mean[:, None] / size]
-            shown.append(np.concatenate(parts, axis=1))
-        values = np.array(shown)
-        values[~(np.abs(values) <= 1)] = np.nan  # a slip of one must not reach all around it
-        names = ["last_day", "change_3h"]
-        widths = [horizon, 1]
+    def around(self, part: slice, shown: Sequence[np.ndarray], declaration: Declaration) -> "_Around":
+        """What lies around some of the series in a month; `shown`: see :func:`_shown`, of all parts of the series."""
+        widths = {"last_day": declaration.horizon_hours, "change_3h": 1}
+        if declaration.has_published_forecast:
+            widths |= {PUBLISHED_FORECAST: declaration.horizon_hours, "error_last_1h": 1, "error_mean_24h": 1}
+        others, weights = ({place: of[place][part] for place in PLACES} for of in (self._others, self._weights))
+        return _Around(others, weights, np.concatenate(shown, axis=1), widths, declaration.horizon_hours)
+
+
+def _shown(panels: _Panels, times: list[datetime]) -> np.ndarray:
+    """What each series shows at each issue time, for the others to look at: issue times x series x columns."""
+    steps = np.arange(panels.declaration.horizon_hours)
+    forecast = panels.covariates.get(PUBLISHED_FORECAST)
+    shown = []
+    for first, last, there in zip(
+        panels.first_of(times), panels.last_known(times), panels.eligible(times), strict=True
+    ):
+        week = panels.known[:, last - 167 : last + 1]
+        size = np.abs(_means(week, (168,))[168])[:, None]
+        size = np.where(there[:, None] & (size > 0), size, np.nan)
+        parts = [
+            week[:, 167 - (last - first - steps) % 24] / size - 1,
+            (_means(week, (3,))[3] - _means(week[:, :-24], (3,))[3])[:, None] / size,
+        ]
         if forecast is not None:
-            names += [PUBLISHED_FORECAST, "error_last_1h", "error_mean_24h"]
-            widths += [horizon, 1, 1]
-        return _Around(self._others, self._weights, values, dict(zip(names, widths, strict=True)), horizon)
+            ahead = forecast[:, first : first + len(steps)]
+            errors = week[:, -24:] - forecast[:, last - 23 : last + 1]
+            mean = _means(errors, (24,))[24]
+            parts += [np.where(ahead > 0, ahead, np.nan) / size - 1, errors[:, -1:] / size, mean[:, None] / size]
+        shown.append(np.concatenate(parts, axis=1))
+    values = np.array(shown)
+    values[~(np.abs(values) <= 1)] = np.nan  # a slip of one must not reach all around it
+    return values
 
 
 @dataclass(frozen=True)
 class _Around:
-    """A month of what the series show: values (issue times, series, columns of all features); widths by feature."""
+    """A month of what the series show: values (issue times, all series, columns of all features); widths by feature.
+
+    others, weights: by place, of each series that looks around: which look back at it, and how much each counts.
+    """
 
     others: dict[str, np.ndarray]
     weights: dict[str, np.ndarray]

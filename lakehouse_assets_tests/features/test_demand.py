@@ -229,7 +229,7 @@ def test_blocks_of_series_and_batches_of_months_change_no_row(made: dict, monkey
     assert pl.concat(frames).sort(keys).equals(whole)
 
 
-def test_places_are_where_they_are_said_to_be(tmp_path: Path) -> None:
+def test_places_are_where_they_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five series, one in the middle; each of the others was higher by a share of its own in the last three hours."""
     declaration = declare(tmp_path, series={"file": "s.csv", "columns": {"latitude": "x", "longitude": "y"}})
     around = {"east": (40.0, -91.7), "north": (46.3, -100.0), "south": (33.7, -100.0), "west": (40.0, -108.3)}
@@ -250,13 +250,20 @@ def test_places_are_where_they_are_said_to_be(tmp_path: Path) -> None:
         }
     )
     at = [START + timedelta(days=40)]
-    found = refine(declaration, landed(declaration, rows), at, table)["features"].filter(series_id="middle", horizon=0)
+    whole = refine(declaration, landed(declaration, rows), at, table)["features"]
+    found = whole.filter(series_id="middle", horizon=0)
     for place in around:
         assert found[f"{place}_change_3h"].item() == pytest.approx(share[place], abs=0.02), place
     assert found["near_change_3h"].item() == pytest.approx(0.25, abs=0.02)
     # Nobody lies east of the easternmost: the nearest to the point there speaks, and never the series itself.
-    edge = refine(declaration, landed(declaration, rows), at, table)["features"].filter(series_id="east", horizon=0)
+    edge = whole.filter(series_id="east", horizon=0)
     assert edge["east_change_3h"].item() < 0.25
+    # The same where the series around are not in memory together.
+    monkeypatch.setattr(features, "BLOCK", 2)
+    monkeypatch.setattr(features, "PANEL_CELLS", 2)
+    again = refine(declaration, landed(declaration, rows), at, table)["features"]
+    keys = ["issued_at", "series_id", "ts"]
+    assert again.sort(keys).equals(whole.sort(keys))
 
 
 def test_holidays_and_groups_come_from_the_table_of_the_series(tmp_path: Path) -> None:
