@@ -141,7 +141,7 @@ def definition() -> Any:
 
 
 def train() -> dict[str, Any]:
-    """A whole training run: features, fit, backtest, gate, registered version; seconds by stage."""
+    """A whole training run: features, fit, backtest, gate, registered version; seconds and peak memory by stage."""
     import dagster as dg
     import polars as pl
 
@@ -157,25 +157,28 @@ def train() -> dict[str, Any]:
     model = definition()
     promotion, checks = promotion_asset(model)
     tags = {"dagster/asset_partition_range_start": "2024-01-01", "dagster/asset_partition_range_end": "2024-12-01"}
-    seconds = {}
+    seconds, peaks = {}, {}
     with open_instance(settings) as instance:
 
-        def materialize(assets: list[Any], tags: dict[str, str] | None = None) -> Any:
-            start = time.perf_counter()
-            run = dg.materialize(assets, instance=instance, resources=resources(settings), tags=tags)
+        def materialize(stage: str, assets: list[Any], tags: dict[str, str] | None = None) -> Any:
+            with Memory(os.getpid()) as memory:
+                start = time.perf_counter()
+                run = dg.materialize(assets, instance=instance, resources=resources(settings), tags=tags)
+                seconds[stage] = time.perf_counter() - start
             assert run.success
-            return time.perf_counter() - start, run
+            peaks[stage] = memory.peak
+            return run
 
-        seconds["features"], _ = materialize([features.demand, features.contract_of_demand], tags)
-        seconds["training"], run = materialize([training_asset(model)])
+        materialize("features", [features.demand, features.contract_of_demand], tags)
+        run = materialize("training", [training_asset(model)])
         (event,) = run.get_asset_materialization_events()
         metadata = event.materialization.metadata
-        seconds["gate"], _ = materialize([promotion, *checks])
+        materialize("gate", [promotion, *checks])
     with load_backtest(resources(settings)["registry"].registry(), metadata["mlflow_run"].value) as backtest:
         losses = backtest.result.losses.select("series_id", "issued_at", "origin", "ts", "y", "ridge")
         first_days = losses.filter(pl.col("issued_at") == pl.col("origin")).collect()
     first_days.write_parquet(settings.home / "ours.parquet")
-    return {"seconds": seconds, "total": sum(seconds.values()), "version": int(metadata["version"].value)}
+    return {"seconds": seconds, "peaks": peaks, "total": sum(seconds.values()), "version": metadata["version"].value}
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -370,11 +373,11 @@ def growth(small: dict[str, Any], large: dict[str, Any], series: int, many: int)
     stages = ("features", "training", "gate")
     rows = []
     for count, run in ((series, small), (many, large)):
-        seconds = [f"{run['seconds'][stage]:.0f}" for stage in stages]
-        rows.append((f"{count:,} series", *seconds, f"{run['total']:.0f}", f"{run['peak'] / 1e9:.2f}"))
+        cells = [f"{run['seconds'][stage]:.0f} / {run['peaks'][stage] / 1e9:.2f}" for stage in stages]
+        rows.append((f"{count:,} series", *cells, f"{run['total']:.0f} / {run['peak'] / 1e9:.2f}"))
     time_ratio, memory_ratio = large["total"] / small["total"], large["peak"] / small["peak"]
-    ratios = ("ratio", "", "", "", f"{time_ratio:.1f}", f"{memory_ratio:.2f}")
-    table("growth", ("", "features s", "training s", "gate s", "total s", "peak GB"), *rows, ratios)
+    ratios = ("ratio", "", "", "", f"{time_ratio:.1f} / {memory_ratio:.2f}")
+    table("growth: seconds / peak GB", ("", *stages, "total"), *rows, ratios)
     return {"growth_time": time_ratio, "growth_memory": memory_ratio, "peak_gb": large["peak"] / 1e9}
 
 
@@ -382,7 +385,7 @@ def growth(small: dict[str, Any], large: dict[str, Any], series: int, many: int)
 
 
 class Memory(threading.Thread):
-    """The peak of a process and all its descendants, in bytes, sampled four times a second."""
+    """The peak of a process and all its descendants, in bytes, sampled four times a second while the context lasts."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -395,6 +398,13 @@ class Memory(threading.Thread):
         while self.running:
             self.peak = max(self.peak, sum(map(_memory, _tree(self.pid))))
             time.sleep(0.25)
+
+    def __enter__(self) -> "Memory":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.running = False
 
 
 def _tree(pid: int) -> list[int]:
@@ -441,10 +451,8 @@ def apart(
         env=environment,
         text=True,
     )
-    memory = Memory(process.pid)
-    memory.start()
-    out, _ = process.communicate()
-    memory.running = False
+    with Memory(process.pid) as memory:
+        out, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"{part} failed with exit code {process.returncode}")
     return {**json.loads(out.splitlines()[-1]), "wall": time.perf_counter() - start, "peak": memory.peak}
