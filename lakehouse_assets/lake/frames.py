@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator
 import polars as pl
 from polars.io.plugins import register_io_source
 
+ROWS_AT_A_TIME = 16_384
+"""Rows of what is handed on: polars runs some dozens of these ahead of who takes them."""
+
 
 def lazily(frames: Callable[[], Iterator[pl.DataFrame]], schema: pl.Schema) -> pl.LazyFrame:
     """The rows of all frames.
@@ -22,7 +25,7 @@ def lazily(frames: Callable[[], Iterator[pl.DataFrame]], schema: pl.Schema) -> p
             rows = frame if predicate is None else frame.filter(predicate)
             rows = rows if with_columns is None else rows.select(with_columns)
             rows = rows if left is None else rows.head(left)
-            yield rows
+            yield from rows.iter_slices(ROWS_AT_A_TIME)
             if left is not None:
                 left -= rows.height
                 if left <= 0:

@@ -8,7 +8,8 @@ is an error unless the caller asks for it.
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
@@ -317,7 +318,9 @@ class Table:
             if guard.delta_sql is not None and mode == "overwrite":
                 options["predicate"] = guard.delta_sql
         try:
-            write_deltalake(target, guard.watch(fitted), **options)
+            rows = guard.watch(fitted)
+            with _one_stream() if isinstance(fitted, pl.LazyFrame) else nullcontext():
+                write_deltalake(target, rows, **options)
         except Exception:
             if guard.refusal is not None:
                 raise guard.refusal from None
@@ -473,7 +476,7 @@ class _Guard:
             return batch
 
         watched = frame.map_batches(check, schema=frame.collect_schema(), streamable=True)
-        return watched.collect_batches(engine="streaming", lazy=True)
+        return watched.collect_batches(engine="streaming")
 
     def _outside(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.head(0) if self.inside is None else frame.filter(_is_outside(self.inside))
@@ -489,6 +492,25 @@ class _Guard:
             f"{self.uri}: {count} of {total} rows lie outside of what is to be written ({self.predicate}), for"
             f" example one with {values}. Nothing was written."
         )
+
+
+@contextmanager
+def _one_stream() -> Iterator[None]:
+    """While this lasts, what this thread writes goes through one stream, and memory is bounded by a few batches.
+
+    deltalake (1.6) deals partitions out to as many streams as its thread may use cores. Where rows come month after
+    month one stream is fed and the others starve; but the queues stop taking rows only when none of them is empty, so
+    that a month that is written slower than it is made lies in memory whole. With one core there is one stream.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)  # of this thread alone
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _is_outside(inside: pl.Expr) -> pl.Expr:

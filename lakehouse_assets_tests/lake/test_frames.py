@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,3 +39,32 @@ def test_a_frame_is_made_when_the_one_before_has_been_taken(tmp_path: Path) -> N
     first = next(iter(lazily(many, SCHEMA).collect_batches(engine="streaming", lazy=True)))
     assert first.height
     assert len(made) < 60
+
+
+WRITES = """
+import resource, sys
+import numpy as np, polars as pl
+from lakehouse_assets.lake.frames import lazily
+from lakehouse_assets.lake.table import Table
+
+values = pl.DataFrame(np.random.default_rng(0).random((50_000, 20)), schema=[f"c{i}" for i in range(20)])
+
+def frames():
+    for number in range(60):
+        yield (values + number).with_columns(part=pl.lit(f"p{number // 30}"))
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+schema = next(frames()).schema
+Table(sys.argv[1] + "/small").append(lazily(lambda: (f.head(10) for f in frames()), schema), partition_by=["part"])
+before = peak()
+Table(sys.argv[1] + "/large").append(lazily(frames, schema), partition_by=["part"])
+print(peak() - before)
+"""
+
+
+def test_partitions_that_come_one_after_the_other_are_not_held_in_memory(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITES, str(tmp_path)]
+    grown = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    assert grown < 300, f"{grown} MB more for a table of 480 MB"
