@@ -261,14 +261,14 @@ def loop() -> dict[str, Any]:
     base, size = recipe._base(panel)
     y = np.clip((panel.target - base) / size[:, :, None], *recipe.clip)
     worst = 0.0
-    seconds = {"threads": 0.0, "one_thread": 0.0}
+    seconds, cpu = {"threads": 0.0, "one_thread": 0.0}, 0.0
     for cutoff in cutoffs:
         season = 1 + recipe.season * np.cos(2 * np.pi / YEAR * (days - (cutoff / DAY_US + 3.5)))
         weight = 0.5 ** ((cutoff / DAY_US - days) / recipe.half_life) * season
         for way in seconds:
             models = {}
             with threadpool_limits(1, "blas") if way == "one_thread" else nullcontext():
-                start = time.perf_counter()
+                start, began = time.perf_counter(), time.process_time()
                 for s in range(len(panel.series)):
                     for h in range(panel.shape[2]):
                         known = np.isfinite(y[s, :, h]) & (panel.known_at[s, :, h] <= cutoff)
@@ -277,11 +277,13 @@ def loop() -> dict[str, Any]:
                         model.predict(x[-7:])
                         models[s, h] = model
                 seconds[way] += time.perf_counter() - start
+                cpu += time.process_time() - began if way == "one_thread" else 0.0
     for (s, h), model in models.items():  # the fits on everything known
         mine = ours.coefficients[0, s, h]
         worst = max(worst, float(np.abs(mine - np.r_[model.intercept_, model.coef_]).max()))
     count = len(cutoffs) * len(models)
-    return {"fits": count, "each": {way: took / count for way, took in seconds.items()}, "difference": worst}
+    each = {way: took / count for way, took in seconds.items()}
+    return {"fits": count, "each": each, "cpu": cpu / count, "difference": worst}
 
 
 def speed(home: Path, series: int) -> dict[str, float]:
@@ -299,12 +301,15 @@ def speed(home: Path, series: int) -> dict[str, float]:
         ("the same, BLAS held to one thread", f"{loops['one_thread']:.0f}", f"{ratios['one_thread']:.1f}"),
     )
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in ours["cpu"].items())
-    print(f"  ours in CPU seconds: {spent}, in {ours['workers']} processes")
+    cpu_ratio = theirs["cpu"] * regressions / sum(ours["cpu"].values())
+    print(f"  ours in CPU seconds: {spent} in {ours['workers']} processes, whose start counts above;", end=" ")
+    print(f"the loop with one thread takes {cpu_ratio:.1f} times as many")
     print(f"  the loop was timed on {theirs['fits']:,} of its fits, each way; largest difference of a", end=" ")
     print(f"coefficient {theirs['difference']:.1e} (at most 1e-6)")
     return {
         "ridge_speedup": ratios["threads"],
         "ridge_speedup_one_thread": ratios["one_thread"],
+        "ridge_speedup_cpu": cpu_ratio,
         "coefficient_difference": theirs["difference"],
     }
 
