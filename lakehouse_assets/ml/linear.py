@@ -151,12 +151,27 @@ def solve_ridge(grams: Grams, penalty: float | Array) -> Array:
     p = len(grams.cross) + c - 2
     penalties = np.broadcast_to(penalty, (h, p))
     out = np.full((h, p + 1), np.nan)
+    alone: list[int] = []
     for shared, mine in zip(grams.shared, grams.alike, strict=True):
-        if shared[0, 0] > 0:
-            # Those with penalties of their own have nothing in common that could be eliminated together.
-            for some in [mine] if np.ndim(penalty) < 2 else np.arange(h)[mine, None]:
-                out[some] = _eliminate(shared, grams.cross[:, some], grams.own[some], penalties[some][0])
+        hours = np.arange(h)[mine]
+        if not shared[0, 0] > 0:
+            continue
+        if len(hours) < _TOGETHER_PAYS or np.ndim(penalty) == 2:
+            alone += hours.tolist()
+        else:
+            out[mine] = _eliminate(shared, grams.cross[:, mine], grams.own[mine], penalties[hours[0]])
+    if alone:
+        gram = grams.whole()[alone]
+        gram[:, np.arange(1, p + 1), np.arange(1, p + 1)] += penalties[alone]
+        out[alone] = np.linalg.solve(gram[:, :-1, :-1], gram[:, :-1, -1:])[:, :, 0]
     return out
+
+
+_TOGETHER_PAYS = 4
+"""Regressions with the same rows and penalty from which on to eliminate what they share is faster than to solve each.
+
+Gaps make differences: with one hour in fifty missing at random every hour of the day has rows of its own.
+"""
 
 
 def _eliminate(shared: Array, cross: Array, own: Array, penalty: Array) -> Array:
