@@ -445,7 +445,8 @@ def huber(error: Array, block: npt.NDArray[np.integer]) -> Array:
     learned = error[(block == 0) & np.isfinite(error)]
     if not len(learned):
         return np.ones(len(error))
-    return np.asarray(np.minimum(np.median(learned) / np.maximum(np.nan_to_num(error), 1e-12), 1.0))
+    bound = max(float(np.median(learned)), 1e-12)  # a series that never changes is met exactly
+    return np.asarray(bound / np.maximum(np.nan_to_num(error), bound))
 
 
 def _rows(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lakehouse_assets.ml.daily import DailyRidge
 from lakehouse_assets.ml.estimators import Boosting, Ridge, SeasonalNaive
 from lakehouse_assets.ml.panel import DAY_US, Panel
 from lakehouse_assets.ml.regressions import ElasticNet, Linear
@@ -19,6 +20,9 @@ BY_SERIES = [
     Linear(),
     Ridge(),
     Ridge(on_published=True),
+    Ridge(log=True, robustness=1.0),
+    DailyRidge(),
+    DailyRidge(log=True, robustness=1.5),
     ElasticNet(),
     DecisionTree(scope="series"),
     NearestNeighbours(scope="series"),
@@ -81,3 +85,10 @@ def test_a_panel_of_nothing_but_faults(panel: Panel) -> None:
     for recipe in (*BY_SERIES, *TOGETHER):
         fits = recipe.fit(replace(broken), [int(broken.issued[-7])], 0)
         assert fits[0].predict(broken).shape == broken.shape
+
+
+@pytest.mark.parametrize("recipe", [Ridge(log=True, robustness=1.0), DailyRidge(log=True, robustness=1.5)], ids=repr)
+def test_a_series_that_never_changes_is_forecast_by_a_robust_regression(recipe: Ridge, panel: Panel) -> None:
+    constant = panel.take(np.flatnonzero(panel.series == f"S{HEALTHY}"))
+    fit = recipe.fit(constant, [int(constant.issued[-7])], 0)[-1]
+    np.testing.assert_allclose(fit.predict(constant.take(days=slice(-7, None))), 42.0)
