@@ -31,7 +31,11 @@ _COLUMNS: Columns = {
     "since": (_UTC, "When the champion came into force, on the clock of the run that decided."),
     "previous_version": (pl.Int64(), "The version in force before; null: there was none."),
     "pinned": (pl.Boolean(), "Whether a person holds it at its version; the gate then moves it no more."),
-    "decision": (pl.String(), "The last decision about it: promoted, kept, rolled_back, pinned, unpinned or adopted."),
+    "decision": (
+        pl.String(),
+        "The last decision about it: promoted, kept, rolled_back, pinned, unpinned, adopted, or retired (its version "
+        "stays, but new ones are trained without it until it reports again).",
+    ),
     "reason": (pl.String(), "The reason in one sentence."),
     "evidence": (pl.String(), "What the gate found about it, as JSON."),
     "decided_at": (_UTC, "When the last decision about it was made, on the clock of the run."),
@@ -206,6 +210,7 @@ class FleetRegistry:
         reason: str,
         now: datetime,
         series: pl.DataFrame | None = None,
+        unscored: pl.DataFrame | None = None,
         since_change: int | None = None,
         run_id: str | None = None,
     ) -> Change:
@@ -219,6 +224,8 @@ class FleetRegistry:
             reason: the gate's, for the fleet.
             now: when it was decided.
             series: the gate's finding about each member: the member, `promote`, `harmed`, `reason`, and its evidence.
+            unscored: whom the backtest says nothing about: the member and the `reason`. Who has a row, and was left out
+                of the challenger's training, is retired.
             since_change: the change that was in force when the challenger was compared; a member that another version
                 came into force for since then is left alone.
             run_id: the Dagster run.
@@ -259,8 +266,10 @@ class FleetRegistry:
                 .then("reason")
                 .otherwise(pl.lit(reason)),
             )
-            if not verdicts["to"].count():
+            retired = _retired(key, state, known, unscored)
+            if not verdicts["to"].count() and retired.is_empty():
                 return _unchanged(rows, before)
+            verdicts = pl.concat([verdicts, retired.select(verdicts.columns)])
             fleet = version if whole or before is None else before
             return self._commit(key, rows, verdicts, fleet, now, run_id, before=before)
 
@@ -572,6 +581,16 @@ def _findings(key: str, series: pl.DataFrame | None) -> pl.DataFrame:
     numbers = [name for name in series.columns if name not in (key, "promote", "harmed", "reason")]
     evidence = pl.struct(numbers).struct.json_encode() if numbers else pl.lit("{}")
     return series.select(key, "promote", "harmed", "reason", evidence=evidence)
+
+
+def _retired(key: str, rows: pl.DataFrame, known: pl.DataFrame, unscored: pl.DataFrame | None) -> pl.DataFrame:
+    """Verdicts about the members that have a row but no part in a version any more, and were not told so before."""
+    if unscored is None or unscored.is_empty():
+        return rows.head(0).select(key, "pinned", "evidence", "decision", "reason", to=pl.lit(None, pl.Int64))
+    gone = rows.filter(pl.col("decision") != "retired").join(known, on=key, how="anti").select(key, "pinned")
+    return gone.join(unscored.select(key, "reason"), on=key).with_columns(
+        to=pl.lit(None, pl.Int64), decision=pl.lit("retired"), evidence=pl.lit("{}")
+    )
 
 
 def _unchanged(rows: pl.DataFrame, champion: int | None) -> Change:

@@ -165,6 +165,7 @@ def _decide(
         reason=reason,
         now=now,
         series=series,
+        unscored=backtest.result.unscored,
         since_change=int(challenger.tags.get(SINCE_CHANGE_TAG, 0)),
         run_id=run.run_id,
     )

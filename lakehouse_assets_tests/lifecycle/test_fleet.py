@@ -136,6 +136,23 @@ def test_new_series_are_served_by_the_champion_until_they_enter(fleet: FleetRegi
     assert served(fleet) == {"A": first, "B": first, "Z": first}
 
 
+def test_who_takes_no_part_in_a_training_is_told_to_be_retired_once(fleet: FleetRegistry) -> None:
+    first = train(fleet.store)
+    promote(fleet, first)
+    silent = pl.DataFrame({"series_id": ["A", "C", "Z"], "reason": ["retired: silent", "too short", "too new"]})
+    left = {"whole": False, "reason": "no better", "now": NOW, "series": findings(B="neither"), "unscored": silent}
+    second = train(fleet.store, ["B", "C", "D"])
+    assert fleet.promote(KIND, second, **left).told == 1  # C is known to the version, and Z never had a row
+    row = fleet.row(KIND, "A")
+    assert (row["decision"], row["reason"], row["version"]) == ("retired", "retired: silent", first)
+    assert served(fleet) == dict.fromkeys(SERIES, first)
+    assert fleet.promote(KIND, second, **left).number is None, "nothing new to tell"
+    assert_levels_agree(fleet)
+    third = train(fleet.store)
+    promote(fleet, third)
+    assert (fleet.row(KIND, "A")["decision"], served(fleet)["A"]) == ("promoted", third)
+
+
 def test_a_rollback_of_the_fleet_undoes_what_its_last_promotion_moved(fleet: FleetRegistry) -> None:
     with pytest.raises(NoChampion, match="demand has no champion: train"):
         fleet.roll_back(KIND, None, NOW)
