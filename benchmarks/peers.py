@@ -5,23 +5,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-REQUIREMENTS = Path(__file__).with_name("peers.txt")
 
+def peers_python(folder: Path, requirements: str = "peers.txt") -> Path:
+    """The interpreter of the environment in a folder, built there where it is missing or not what the pins say.
 
-def peers_python(folder: Path) -> Path:
-    """The interpreter of the environment in a folder, built there where it is missing or not what peers.txt says."""
-    stamp, interpreter = folder / "peers.txt", folder / "bin" / "python"
-    wanted = REQUIREMENTS.read_text()
+    Args:
+        folder: where the environment is.
+        requirements: name of the file beside this one that holds the pins.
+    """
+    pins = Path(__file__).with_name(requirements)
+    stamp, interpreter = folder / requirements, folder / "bin" / "python"
+    wanted = pins.read_text()
     if not (interpreter.exists() and stamp.exists() and stamp.read_text() == wanted):
         print(f"building the environment of the peers in {folder}", file=sys.stderr)
         uv = shutil.which("uv")
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         if uv:
             _run(uv, "venv", "--quiet", "--clear", "--python", version, str(folder))
-            _run(uv, "pip", "install", "--quiet", "--python", str(interpreter), "-r", str(REQUIREMENTS))
+            _run(uv, "pip", "install", "--quiet", "--python", str(interpreter), "-r", str(pins))
         else:
             _run(sys.executable, "-m", "venv", "--clear", str(folder))
-            _run(str(interpreter), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS))
+            _run(str(interpreter), "-m", "pip", "install", "--quiet", "-r", str(pins))
         stamp.write_text(wanted)
     return interpreter
 

@@ -1,8 +1,8 @@
 """Drift as regret: a champion has drifted when a fresh fit of its own recipe does better on the same new rows.
 
 That is the drift that retraining can mend (see :mod:`lakehouse_assets.ml.regret`). Errors against the backtest and the
-distributions of the inputs stand beside it as explanations: a seasonal change raises both without any fault of the
-model's.
+distributions of the inputs (:mod:`lakehouse_assets.ml.inputs`) stand beside it as explanations: a seasonal change
+raises both without any fault of the model's.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,6 @@ import polars as pl
 
 from lakehouse_assets.ml.definition import DriftPolicy
 from lakehouse_assets.ml.metrics import benjamini_hochberg
-from lakehouse_assets.ml.panel import Panel
 from lakehouse_assets.ml.regret import judge, latest_mean, relative, spread
 
 Array = npt.NDArray[np.float64]
@@ -200,65 +199,3 @@ def _mean_p_value(values: Array) -> float:
     if spread == 0:
         return 0.0 if values.mean() > 0 else 1.0
     return float(student.sf(values.mean() / (spread / np.sqrt(len(values))), len(values) - 1))
-
-
-# --- inputs -----------------------------------------------------------------------------------------------------------
-
-
-def psi(reference: Array, current: Array, bins: int = 10) -> float:
-    """Population stability index over the reference's quantile bins; NaN when either sample is empty.
-
-    Shares are smoothed by half a count, so that an empty bin does not make it infinite.
-    """
-    reference, current = reference[np.isfinite(reference)], current[np.isfinite(current)]
-    if not len(reference) or not len(current):
-        return float("nan")
-    edges = np.unique(np.quantile(reference, np.linspace(0, 1, bins + 1)[1:-1]))
-
-    def shares(sample: Array) -> Array:
-        counts = np.bincount(np.searchsorted(edges, sample, side="right"), minlength=len(edges) + 1) + 0.5
-        return counts / counts.sum()
-
-    a, b = shares(reference), shares(current)
-    return float(((b - a) * np.log(b / a)).sum())
-
-
-def wasserstein(reference: Array, current: Array) -> float:
-    """First Wasserstein distance in standard deviations of the reference; NaN when either sample is empty."""
-    from scipy.stats import wasserstein_distance
-
-    reference, current = reference[np.isfinite(reference)], current[np.isfinite(current)]
-    if not len(reference) or not len(current):
-        return float("nan")
-    distance = float(wasserstein_distance(reference, current))
-    spread = float(reference.std())
-    if spread > 0:
-        return distance / spread
-    return 0.0 if distance == 0 else float("inf")
-
-
-_NOT_INPUTS = {"hour", "day_of_week", "season_sin", "season_cos"}
-
-
-def input_drift(reference: Panel, current: Panel) -> pl.DataFrame:
-    """series_id, column, psi, wasserstein, reference_mean, current_mean: the widest moves first within a series.
-
-    Compares the target and the features but the calendar and the lags beyond a day, which only repeat it.
-    """
-    names = [n for n in reference.columns if n not in _NOT_INPUTS and not n.startswith("is_")]
-    names = [n for n in names if not (n.startswith(("lag_", "last_")) and n != "lag_24h")]
-    rows = []
-    place = {s: i for i, s in enumerate(current.series.tolist())}
-    for i, series in enumerate(reference.series.tolist()):
-        j = place.get(series)
-        if j is None:
-            continue
-        pairs = {"target": (reference.target[i], current.target[j])}
-        pairs |= {n: (reference.columns[n][i], current.columns[n][j]) for n in names if n in current.columns}
-        for column, (a, b) in pairs.items():
-            a, b = a[np.isfinite(a)].astype(float), b[np.isfinite(b)].astype(float)
-            if len(a) and len(b):
-                rows.append((series, column, psi(a, b), wasserstein(a, b), float(a.mean()), float(b.mean())))
-    numbers = ("psi", "wasserstein", "reference_mean", "current_mean")
-    schema = {"series_id": pl.String(), "column": pl.String()} | {name: pl.Float64() for name in numbers}
-    return pl.DataFrame(rows, schema=schema, orient="row").sort(["series_id", "wasserstein"], descending=[False, True])

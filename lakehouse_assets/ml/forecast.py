@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 import polars as pl
 
-from lakehouse_assets.ml import auto, backtest, drift, gate, intervals
+from lakehouse_assets.ml import auto, backtest, drift, gate, inputs, intervals
 from lakehouse_assets.ml.backtest import Champion, Fold, Plan, Refit, Week, is_shared
 from lakehouse_assets.ml.definition import (
     CHAMPION,
@@ -377,8 +377,7 @@ class Forecast:
     def explain(self, dataset: Shards | Panel, members: Sequence[str], week: datetime, span: timedelta) -> pl.DataFrame:
         """The widest moves of the drifted series' inputs, the latest four weeks against the half year before.
 
-        Columns: series_id, column, psi, wasserstein (in standard deviations), reference_mean, current_mean; at most
-        three columns a series, the widest first.
+        Columns as of :func:`lakehouse_assets.ml.inputs.input_drift`; at most three a series, the widest first.
         """
         end = microseconds(week + span)
         begin, start = end - 28 * DAY_US, end - 210 * DAY_US
@@ -386,7 +385,7 @@ class Forecast:
         reference, current = few.between(start, begin), few.between(begin, end)
         if not reference.shape[1] or not current.shape[1]:
             return pl.DataFrame()
-        return drift.input_drift(reference, current).group_by("series_id", maintain_order=True).head(3)
+        return inputs.input_drift(reference, current).group_by("series_id", maintain_order=True).head(3)
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 
