@@ -10,6 +10,7 @@ from datetime import date, datetime, timedelta
 
 import dagster as dg
 import dataframely as dy
+import numpy as np
 import polars as pl
 
 from lakehouse_assets.bronze import demand as bronze
@@ -24,6 +25,7 @@ from lakehouse_assets.lake.table_asset import (
     table_key,
     table_spec,
 )
+from lakehouse_assets.ml.quality import SCHEMA, faults
 from lakehouse_assets.settings import get_settings
 from lakehouse_assets.silver import demand_quarantine
 from lakehouse_assets.sources.declaration import Declaration, active_declaration
@@ -587,4 +589,78 @@ def nothing_lost(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> 
             "quarantined_rows": rejected.height,
             "removed_duplicates": kept.height - kept_keys,
         },
+    )
+
+
+# ---------------------------------------------------------------- lasting faults
+
+_BLOCK = 200  # series whose grids are in memory together
+
+
+def lasting_faults(rows: pl.LazyFrame, declaration: Declaration, series: pl.DataFrame | None) -> pl.DataFrame:
+    """Faults of half a day and more by name, see `ml/quality.py`: series_id, fault, since, until (local clock).
+
+    Args:
+        rows: rows of silver/demand, as many weeks as the answer may depend on: nine, to judge the last four.
+        declaration: the source.
+        series: the table of the series, if there is one.
+    """
+    zones: dict[str, str] = {}
+    if series is not None:
+        known = series.select("series_id", "time_zone").drop_nulls()
+        zones = dict(known.iter_rows())
+    ids = rows.select(pl.col("series_id").unique().sort()).collect()["series_id"].to_list()
+    by_zone: dict[str, list[str]] = {}
+    for one in ids:
+        by_zone.setdefault(zones.get(one, declaration.time_zone), []).append(one)
+    found = [pl.DataFrame(schema=SCHEMA)]
+    for zone, members in by_zone.items():
+        for start in range(0, len(members), _BLOCK):
+            block = members[start : start + _BLOCK]
+            local = pl.col("ts").dt.convert_time_zone(zone).dt.replace_time_zone(None).dt.truncate("1h")
+            hours = (
+                rows.filter(pl.col("series_id").is_in(block))
+                .group_by("series_id", hour=local.dt.cast_time_unit("us"))
+                .agg(value=pl.col("value").mean())
+                .collect()
+            )
+            first, last = hours.select(first=pl.col("hour").min(), last=pl.col("hour").max()).row(0)
+            first = first.replace(hour=0)
+            grid = np.full((len(block), (last - first) // timedelta(hours=1) + 1), np.nan)
+            at = hours.select(
+                s=pl.col("series_id").cast(pl.Enum(block)).to_physical(), t=(pl.col("hour") - first).dt.total_hours()
+            )
+            grid[at["s"].to_numpy(), at["t"].to_numpy()] = hours["value"].fill_null(np.nan).to_numpy()
+            # The hour that a change to summer time skips is no gap.
+            alone = np.isnan(grid[:, 1:-1]) & np.isfinite(grid[:, :-2]) & np.isfinite(grid[:, 2:])
+            s, t = np.nonzero(alone)
+            grid[s, t + 1] = (grid[s, t] + grid[s, t + 2]) / 2
+            whole = -(-grid.shape[1] // 24) * 24 - grid.shape[1]
+            found.append(faults(block, first, np.pad(grid, ((0, 0), (0, whole)), constant_values=np.nan)))
+    return pl.concat(found).sort("series_id", "since", "fault")
+
+
+@dg.asset_check(
+    asset=KEY,
+    description="No meter has been silent, stuck, in another unit or on another clock for half a day or more of the "
+    "latest four weeks. Such a fault is no drift: no training mends it.",
+)
+def no_lasting_faults(lake: LakeResource) -> dg.AssetCheckResult:
+    """Look for lasting faults in the latest four weeks, with the five before them for a measure."""
+    declaration = active_declaration()
+    rows = lake.lake().table(KEY.path).scan()
+    latest = rows.filter(pl.col("quality") != "pending").select(pl.col("ts").max()).collect().item()
+    found = pl.DataFrame(schema=SCHEMA)
+    if latest is not None and declaration.interval_td <= timedelta(hours=1):
+        since = latest - timedelta(days=63)
+        recent = rows.filter(pl.col("month") >= since.date().replace(day=1), pl.col("ts").is_between(since, latest))
+        found = lasting_faults(recent, declaration, series_table(declaration, get_settings().data))
+        edge = (latest - timedelta(days=28)).replace(tzinfo=None)
+        found = found.filter(pl.col("until") > edge)
+    counts = dict(found["fault"].value_counts().sort("fault").iter_rows())
+    shown = found.with_columns(pl.col("since", "until").dt.to_string("%Y-%m-%dT%H:%M")).head(100)
+    return dg.AssetCheckResult(
+        passed=found.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={**counts, "faults": dg.MetadataValue.json(shown.to_dicts())},
     )

@@ -1,6 +1,7 @@
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
@@ -251,3 +252,44 @@ def test_pending_rows_give_way_to_whole_ones(tmp_path: Path) -> None:
         pending = silver_rows.filter(pl.col("quality") == "pending")
         assert pending["value"].null_count() == pending.height
         assert silver_rows["published_forecast"].null_count() == 0
+
+
+def test_lasting_faults_are_named_and_a_change_to_summer_time_is_none(tmp_path: Path) -> None:
+    declaration = declare(tmp_path, time_zone="Europe/Berlin", start="2021-01-01")
+    start = datetime(2021, 1, 31, 23, tzinfo=UTC)  # midnight in Berlin
+    local = np.concatenate([load_curve(24 * 56), load_curve(24 * 34, seed=1)])
+    curve = np.delete(local, 24 * 55 + 2)  # on 28 March a local hour is skipped
+    assert (start + (24 * 55 + 2) * HOUR).astimezone(ZoneInfo("Europe/Berlin")).hour == 3
+    stuck, silent, kilo = curve.copy(), list(curve), curve.copy()
+    stuck[1500:1530] = stuck[1500]
+    silent[1400:1440] = [None] * 40
+    kilo[1704:1800] *= 1000
+    parts = {"a": curve, "b": stuck, "c": silent, "d": kilo}
+    rows = pl.concat([texts(name, start, list(values)) for name, values in parts.items()])
+    judged = refine(declaration, landed(declaration, rows), [])["silver"]
+    found = silver.lasting_faults(judged.lazy(), declaration, None)
+    assert list(zip(found["series_id"], found["fault"], strict=True)) == [
+        ("b", "stuck_meter"),
+        ("c", "gap"),
+        ("d", "unit_error"),
+    ]
+    assert found["since"].to_list()[1] == datetime(2021, 2, 1) + 1401 * HOUR, "on the local clock, in summer time"
+
+
+def test_a_lasting_fault_of_late_is_a_warning(tmp_path: Path) -> None:
+    curve = load_curve(24 * 75)
+    with source(tmp_path) as plant:
+        start = datetime.fromisoformat(months(0, 0)[0]).replace(tzinfo=UTC)
+        for name, at in (("old.csv", 24 * 20), ("late.csv", 24 * 70)):
+            values: list[Any] = list(curve)
+            values[at : at + 20] = [None] * 20
+            rows = texts(name[:3], start, values).rename({"series_id": "area", "ts": "time", "value": "mw"})
+            plant.write(name, rows)
+        assert plant.run("bronze").success
+        run = plant.run("silver", months=months(0, 2))
+        assert run.success, "a warning, and what follows is made nevertheless"
+        checks = {e.check_name: e for e in run.get_asset_check_evaluations()}
+        checked = checks["no_lasting_faults"]
+        assert not checked.passed
+        assert checked.metadata["gap"].value == 1
+        assert [fault["series_id"] for fault in checked.metadata["faults"].value] == ["lat"]
