@@ -126,7 +126,8 @@ def fleets(source: str, aged: Aged, left_out: Sequence[str]) -> Iterator[Fleet]:
     loss, fresh = np.where(enough, loss, np.nan), np.where(enough, fresh, np.nan)
     for half in halves(aged.series):
         rows = half & ~np.isin(aged.series, left_out) & enough.any(axis=1)
-        parts = (loss[rows], fresh[rows], apart[rows], rmse[rows], np.nanmean(past[rows][:, -52:], axis=1))
+        year = np.array([np.mean(known[-52:]) if len(known := p[np.isfinite(p)]) else np.nan for p in past[rows]])
+        parts = (loss[rows], fresh[rows], apart[rows], rmse[rows], year)
         yield Fleet(source, rows, *parts)
 
 

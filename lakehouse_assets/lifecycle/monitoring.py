@@ -145,7 +145,7 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
                 weeks[week] = due
         if history.is_empty() and not weeks:
             return _no_report("no full week since the champion was trained")
-        findings = pl.DataFrame()
+        moved = pl.DataFrame()
         if weeks:
             model = fleet.load(kind, in_force, heard[member].to_list())
             dataset = kind.dataset(features.scan())
@@ -167,12 +167,12 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
                     history = rows if history.is_empty() else pl.concat([history, rows.select(history.columns)])
             drifted = verdict.series.filter(verdict="drift")[kind.keys[1]].to_list()
             if drifted:
-                findings = kind.explain(dataset, drifted, max(weeks), WEEK)
+                moved = kind.explain(dataset, drifted, max(weeks), WEEK)
         verdict = kind.verdict(history, definition.drift)
         if verdict.window_end is None:
             return _no_report("no week since the champion was trained has enough hours to score")
         report = _report_name(verdict.window_end - WEEK, zone)
-        return _report(report, in_force.champion, verdict, findings, kind.drift_pictures(history), table.version())
+        return _report(report, in_force.champion, verdict, moved, kind.drift_pictures(history), table.version())
 
     return drift, contract_check(drift, contract)
 
@@ -208,7 +208,7 @@ def _report(
     report: str,
     champion: int,
     verdict: DriftVerdict,
-    findings: pl.DataFrame,
+    moved: pl.DataFrame,
     pictures: Mapping[str, bytes],
     version: int,
 ) -> dg.MaterializeResult:
@@ -224,8 +224,10 @@ def _report(
         "delta_version": version,
         **picture_metadata(pictures),
     }
-    if not findings.is_empty():
-        shown["what_moved"] = dg.MetadataValue.json(json.loads(findings.write_json()))
+    if verdict.findings:
+        shown["findings"] = dg.MetadataValue.json(list(verdict.findings))
+    if not moved.is_empty():
+        shown["what_moved"] = dg.MetadataValue.json(json.loads(moved.write_json()))
     return dg.MaterializeResult(
         metadata=shown,
         data_version=dg.DataVersion(str(version)),

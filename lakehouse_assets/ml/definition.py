@@ -266,6 +266,11 @@ class DriftVerdict(Protocol):
         """JSON-able; ``series_tested`` and ``series_drifted`` among them."""
         ...
 
+    @property
+    def findings(self) -> Sequence[Mapping[str, Any]]:
+        """What has drifted, members that drifted together as one; JSON-able, ``members`` and ``since`` among it."""
+        ...
+
 
 class Kind(Protocol):
     """What a kind of model brings to the life cycle."""

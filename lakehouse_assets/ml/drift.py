@@ -6,7 +6,7 @@ raises both without any fault of the model's.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -30,6 +30,7 @@ HISTORY_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "disagreement": pl.Float64,
     "expected_loss": pl.Float64,
     "bias": pl.Float64,
+    "worst_hour": pl.Int64,
 }
 
 # What a member's row of the weekly history says: its losses in the week, and the verdict over the weeks up to it.
@@ -42,6 +43,10 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
     "disagreement": (pl.Float64(), "Root mean square of the difference between the two forecasts in the week."),
     "expected_loss": (pl.Float64(), "Mean absolute error of the champion in its backtest: the reference."),
     "bias": (pl.Float64(), "Mean error of the champion in the week."),
+    "worst_hour": (
+        pl.Int64(),
+        "First of the six hours of the horizon in which the champion loses most to the fresh fit.",
+    ),
     "verdict": (pl.String(), "ok, drift or insufficient_data, for the series."),
     "weeks": (pl.Int64(), "Weeks that the verdict is about."),
     "regret": (pl.Float64(), "Mean log ratio of the champion's loss to the fresh fit's: what retraining would mend."),
@@ -53,6 +58,8 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
         "Regret that the disagreement of four weeks would mean if the fresh fit were right.",
     ),
     "e_value": (pl.Float64(), "Evidence for a lasting regret, by bets on the weeks so far; 1 is none."),
+    "since": (pl.Datetime("us", "UTC"), "Start of the week in which the evidence begins; null without a drift."),
+    "expected_gain": (pl.Float64(), "Share of the champion's loss that a training is expected to save."),
     "error_change": (pl.Float64(), "Mean log ratio of the champion's loss to its backtest's."),
     "error_q_value": (pl.Float64(), "Corrected p-value of the change of error."),
 }
@@ -87,10 +94,22 @@ def weekly_losses(
             "disagreement": np.sqrt(mean((champion - fresh) ** 2)),
             "expected_loss": [expected.get(s) for s in series.tolist()],
             "bias": mean(champion - y),
+            "worst_hour": worst_hour(np.where(both, np.abs(champion - y) - np.abs(fresh - y), 0.0)),
         },
         schema_overrides=HISTORY_SCHEMA,
     )
     return frame.filter(pl.col("hours") > 0)
+
+
+HOURS = 6
+"""So many hours of the horizon are told of as those in which a champion loses most."""
+
+
+def worst_hour(lost: Array) -> npt.NDArray[np.int64]:
+    """(S,) the first of the hours of the horizon, in blocks of six, that lose most; lost: (S, D, H)."""
+    by_step = lost.sum(axis=1)
+    starts = np.arange(0, by_step.shape[1], HOURS)
+    return starts[np.add.reduceat(by_step, starts, axis=1).argmax(axis=1)]
 
 
 @dataclass(frozen=True)
@@ -102,6 +121,8 @@ class Verdict:
     series: series_id, verdict, weeks, regret (mean log ratio of the losses over the window), t, p_value, q_value
     (Benjamini and Hochberg), stake, e_value, error_change (mean log ratio to the backtest's loss), error_q_value.
     summary: series_tested, series_drifted, share_drifted, fleet_regret, fleet_p_value.
+    findings: the drifts, each with its members (those that began together are one), since when, regret, expected gain,
+    and the hours of the horizon that lose most; JSON-able, the largest first.
     """
 
     verdict: str
@@ -109,6 +130,7 @@ class Verdict:
     window_end: datetime | None
     series: pl.DataFrame
     summary: dict[str, Any]
+    findings: list[dict[str, Any]] = field(default_factory=list)
 
 
 def verdict(history: pl.DataFrame, policy: DriftPolicy) -> Verdict:
@@ -131,6 +153,7 @@ def verdict(history: pl.DataFrame, policy: DriftPolicy) -> Verdict:
     error_mean = latest_mean(change, policy.weeks)[:, -1]
     error_p = _p_value(error_mean / (noise[:, -1] / np.sqrt(policy.weeks)), freedom[:, -1])
     tested, drifted, mean = judged.tested[:, -1], judged.drifted[:, -1], judged.mean[:, -1]
+    since = judged.since[:, -1]
     frame = pl.DataFrame(
         {
             "series_id": ids,
@@ -142,10 +165,12 @@ def verdict(history: pl.DataFrame, policy: DriftPolicy) -> Verdict:
             "q_value": judged.q[:, -1],
             "stake": judged.stake[:, -1],
             "e_value": judged.e[:, -1],
+            "since": [weeks[i] if hit else None for i, hit in zip(since, drifted, strict=True)],
+            "expected_gain": judged.gain[:, -1],
             "error_change": np.where(tested, error_mean, np.nan),
             "error_q_value": benjamini_hochberg(np.where(tested, error_p, np.nan)),
         },
-        schema_overrides={"series_id": pl.String, "verdict": pl.String, "weeks": pl.Int64},
+        schema_overrides={name: COLUMNS[name][0] for name in ("series_id", "verdict", "weeks", "since")},
     ).with_columns(pl.col(pl.Float64).fill_nan(None))
     n, hits = int(tested.sum()), int(drifted.sum())
     fleet_regret = float(mean[tested].mean()) if n else None
@@ -163,9 +188,50 @@ def verdict(history: pl.DataFrame, policy: DriftPolicy) -> Verdict:
         "fleet_p_value": fleet_p,
     }
     window = weeks[-policy.weeks :]
-    return Verdict(
-        fleet, window[0] if window else None, window[-1] + timedelta(days=7) if window else None, frame, summary
+    start, end = (window[0], window[-1] + timedelta(days=7)) if window else (None, None)
+    worst = history.filter(pl.col("week") == window[-1]) if window else history
+    worst_hours = dict(worst.select("series_id", "worst_hour").iter_rows()) if "worst_hour" in worst.columns else {}
+    lost = [float(np.nanmean(row[i:])) if hit else None for row, i, hit in zip(regret, since, drifted, strict=True)]
+    told = frame.with_columns(
+        lost=pl.Series(lost, dtype=pl.Float64),
+        worst_hour=pl.Series([worst_hours.get(s) for s in ids], dtype=pl.Int64),
     )
+    return Verdict(fleet, start, end, frame, summary, findings(told, n, policy.fleet_share))
+
+
+def findings(series: pl.DataFrame, tested: int, fleet_share: float) -> list[dict[str, Any]]:
+    """The drifts of a verdict; series whose evidence begins within a week of each other are one finding of the fleet,
+    when they are at least its share of the tested ones, and three.
+
+    series: of a :class:`Verdict`, with ``lost``, the mean regret since then, and ``worst_hour``.
+    """
+    drifted = series.filter(verdict="drift").sort("since", "series_id")
+    groups: list[pl.DataFrame] = []
+    rest = drifted
+    while rest.height:
+        # The week, with the next, in which most begin.
+        begun = [rest.filter(pl.col("since").is_between(w, w + timedelta(days=7))) for w in rest["since"].unique()]
+        together = max(begun, key=lambda group: (group.height, -group["since"].min().timestamp()))  # type: ignore[union-attr]
+        if together.height < max(3, fleet_share * tested):
+            break
+        groups.append(together)
+        rest = rest.join(together, on="series_id", how="anti", maintain_order="left")
+    out = [_finding(group, "fleet") for group in groups] + [_finding(one, "series") for one in rest.iter_slices(1)]
+    return sorted(out, key=lambda found: (-len(found["members"]), -found["regret"], found["members"]))
+
+
+def _finding(group: pl.DataFrame, scope: str) -> dict[str, Any]:
+    hour = group["worst_hour"].drop_nulls().mode().sort()
+    since: Any = group["since"].min()
+    return {
+        "kind": "drift",
+        "scope": scope,
+        "members": group["series_id"].to_list(),
+        "since": since.isoformat(),
+        "regret": float(np.expm1(group["lost"].mean())),  # type: ignore[arg-type]
+        "expected_gain": group["expected_gain"].mean(),
+        "hours": f"{hour[0]} to {hour[0] + HOURS - 1} of the horizon" if len(hour) else None,
+    }
 
 
 def _matrix(history: pl.DataFrame, ids: list[str], weeks: int, name: str) -> Array:

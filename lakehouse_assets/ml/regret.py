@@ -50,7 +50,9 @@ class Judged:
     """What each week says of each series, from that week and those before it; all (S, W), NaN where nothing is known.
 
     mean: regret over the latest weeks, outliers bounded. t, p, q: of its test against zero, q across series. stake:
-    over the latest weeks. e: the e-value. tested, drifted: whether the series is judged, and has drifted.
+    over the latest weeks. e: the e-value. since: (S, W) the week in which the evidence begins, an index. gain: the
+    share of the champion's loss that a training is expected to save. tested, drifted: whether the series is judged,
+    and has drifted.
     """
 
     mean: Array
@@ -59,6 +61,8 @@ class Judged:
     q: Array
     stake: Array
     e: Array
+    since: npt.NDArray[np.int64]
+    gain: Array
     tested: Mask
     drifted: Mask
 
@@ -81,12 +85,15 @@ def judge(regret: Array, disagreement: Array, policy: DriftPolicy) -> Judged:
     p = np.where(tested, student.sf(t, freedom), np.nan)
     q = np.stack([benjamini_hochberg(column) for column in p.T], axis=1) if p.size else p
     at_stake = stake(disagreement)
-    e = evidence(regret, at_stake, noise, policy.quiet_effect)
+    e, since = evidence(regret, at_stake, noise, policy.quiet_effect)
     lasting = latest_mean(at_stake, STAKE_WEEKS)
     drifted = tested & (q <= policy.false_discovery_rate) & (mean >= np.log1p(policy.minimum_effect))
     drifted &= (e >= policy.evidence) & (lasting >= np.log1p(policy.minimum_stake))
-    mean, t = np.where(tested, mean, np.nan), np.where(tested, t, np.nan)
-    return Judged(mean, t, p, q, lasting, e, tested, drifted)
+    # Half of what was lost, half of what is at stake: either alone foretells the next weeks less well.
+    lost = latest_mean(regret, policy.weeks)
+    gain = 1 - np.exp(-np.maximum(np.where(np.isfinite(lasting), (lost + lasting) / 2, lost), 0.0))
+    mean, t, gain = (np.where(tested, values, np.nan) for values in (mean, t, gain))
+    return Judged(mean, t, p, q, lasting, e, since, gain, tested, drifted)
 
 
 def relative(disagreement: Array, fresh_loss: Array) -> Array:
@@ -106,22 +113,26 @@ def stake(disagreement: Array) -> Array:
     return np.log1p(m**2 / (1 + m))
 
 
-def evidence(regret: Array, at_stake: Array, noise: Array, quiet_effect: float) -> Array:
+def evidence(regret: Array, at_stake: Array, noise: Array, quiet_effect: float) -> tuple[Array, npt.NDArray[np.int64]]:
     """The e-values (S, W) of the latest weeks that together speak most for a regret above the quiet one; 1 is none.
 
     A week's factor is exp(l z - l^2 / 2), z its regret above the quiet effect in spreads, l the bet: its expectation is
     at most 1 when the expected regret is quiet and the noise normal. A week without a regret or a stake bets nothing.
+    Also returns the first of these weeks, by the careful player.
     """
     z = np.clip((regret - quiet_effect) / noise, -WILD, WILD)
     total = np.zeros(regret.shape)
-    for weight, share, highest in PLAYERS:
+    since = np.zeros(regret.shape, np.int64)
+    for weight, share, highest in reversed(PLAYERS):  # the careful one last: the weeks are its
         bets = np.clip(share * (at_stake - quiet_effect) / noise, 0.0, highest)
         gains = np.nan_to_num(bets * z - bets**2 / 2)
-        log = np.zeros(len(regret))
+        log, first = np.zeros(len(regret)), np.zeros(len(regret), np.int64)
         for week in range(regret.shape[1]):
+            first = np.where(log <= 0, week, first)
             log = np.minimum(np.maximum(log, 0.0) + gains[:, week], np.log(LASTING))
             total[:, week] += weight * np.exp(log)
-    return total
+            since[:, week] = first
+    return total, since
 
 
 def spread(values: Array) -> tuple[Array, Array]:

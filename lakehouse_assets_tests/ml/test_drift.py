@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from lakehouse_assets.ml.definition import DriftPolicy
-from lakehouse_assets.ml.drift import HISTORY_SCHEMA, verdict
+from lakehouse_assets.ml.drift import HISTORY_SCHEMA, verdict, worst_hour
 
 WEEK = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -12,7 +12,7 @@ WEEK = datetime(2024, 1, 1, tzinfo=UTC)
 def history(series: int, weeks: int, seed: int = 0) -> pl.DataFrame:
     rng = np.random.default_rng(seed)
     rows = [
-        (f"S{s:02}", WEEK + timedelta(days=7 * w), 168, float(np.exp(rng.normal(0, 0.04))), 1.0, 0.2, 1.0, 0.0)
+        (f"S{s:02}", WEEK + timedelta(days=7 * w), 168, float(np.exp(rng.normal(0, 0.04))), 1.0, 0.2, 1.0, 0.0, 6)
         for s in range(series)
         for w in range(weeks)
     ]
@@ -60,3 +60,35 @@ def test_too_few_weeks_are_insufficient_data() -> None:
 def test_false_alarms_are_rare_on_series_without_drift() -> None:
     drifted = [verdict(history(40, 6, seed), DriftPolicy()).summary["series_drifted"] for seed in range(25)]
     assert sum(drifted) <= 2  # of 1,000 series-weeks
+
+
+def test_a_finding_says_since_when_how_much_and_which_hours() -> None:
+    found = verdict(worsen(history(30, 12), ["S03"], 1.3, 4), DriftPolicy())
+    (finding,) = found.findings
+    assert finding["members"] == ["S03"]
+    assert finding["scope"] == "series"
+    since = datetime.fromisoformat(finding["since"])
+    assert abs(since - (WEEK + timedelta(days=7 * 8))) <= timedelta(days=7)
+    assert 0.2 < finding["regret"] < 0.4
+    assert 0.15 < finding["expected_gain"] < 0.3
+    assert finding["hours"] == "6 to 11 of the horizon"
+    assert found.series.filter(series_id="S03")["since"].item() == since
+    assert found.series.filter(verdict="ok")["since"].null_count() == 29
+    assert verdict(history(30, 12), DriftPolicy()).findings == []
+
+
+def test_a_change_across_the_fleet_is_one_finding_with_its_members() -> None:
+    many = [f"S{i:02}" for i in range(10, 20)]
+    frame = worsen(worsen(history(30, 16), many, 1.3, 4), ["S25"], 1.5, 10)
+    fleet, one = verdict(frame, DriftPolicy()).findings
+    assert fleet["scope"] == "fleet"
+    assert fleet["members"] == many
+    assert (one["scope"], one["members"]) == ("series", ["S25"])
+    assert one["since"] < fleet["since"]
+
+
+def test_the_worst_hours_are_those_that_lose_most() -> None:
+    lost = np.zeros((2, 7, 24))
+    lost[0, :, 13], lost[1, 2, 23] = 1.0, 5.0
+    assert worst_hour(lost).tolist() == [12, 18]
+    assert worst_hour(np.ones((1, 7, 15))).tolist() == [0]

@@ -86,7 +86,7 @@ def test_a_week_is_judged_by_what_was_known_by_its_end(seed: int, series: int, w
     whole = judge(values, disagreement, POLICY)
     for week in range(1, weeks + 1):
         part = judge(values[:, :week], disagreement[:, :week], POLICY)
-        for name in ("mean", "p", "q", "stake", "e", "tested", "drifted"):
+        for name in ("mean", "p", "q", "stake", "e", "since", "gain", "tested", "drifted"):
             np.testing.assert_array_equal(getattr(part, name)[:, -1], getattr(whole, name)[:, week - 1], name)
 
 
@@ -139,3 +139,11 @@ def test_means_and_units() -> None:
     np.testing.assert_array_equal(latest_mean(values, 2, 1), [[1.0, 1.0, 3.0, 4.0]])
     np.testing.assert_array_equal(latest_mean(values, 3), [[np.nan, np.nan, 2.0, 4.0]])
     np.testing.assert_allclose(relative(np.array([[2.0, 2.0]]), np.array([[1.0, 3.0]])), [[2.0, 1.0]])
+
+
+def test_the_gain_is_what_comes() -> None:
+    """A champion that loses 20 % to the fresh fit: a training saves a sixth of its loss, and that is what is said."""
+    rng = np.random.default_rng(8)
+    size = np.log(1.2)
+    judged = judge(size + noise(rng, 200, 10, size=0.05), np.full((200, 10), apart(size)), POLICY)
+    np.testing.assert_allclose(np.mean(judged.gain[:, -1]), 1 - 1 / 1.2, atol=0.01)
