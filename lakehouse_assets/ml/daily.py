@@ -38,6 +38,10 @@ KNOWN_SHARE = 0.75
 SWINGING_PUBLISHED = re.compile(r"(mean|min|max)_24h")
 SWINGING = re.compile(rf"{SWINGING_PUBLISHED.pattern}|last_\d+h|std_168h|{AROUND.pattern}")
 """Inputs that say one thing in summer and another in winter; fewer where what is published has seen the season."""
+STRAIGHT = re.compile(r"(lag|day)_\d+h|.*\*season_")
+"""Inputs that stay out of the waves: profiles and days further back, and products with the season."""
+STEEPNESS = 0.4
+"""Radians (root mean square) that the season of a day adds to the angle of a wave, and as many all else together."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ class DailyRidge(Relative):
 
     log: values relative to the level are taken as logarithms: what a calendar day or a season does to a load is a share
     of it, and the level of one week is not that of another.
+
+    waves: so many cosines of the inputs along random directions stand beside them, which makes the regression nearly
+    that with a Gaussian kernel (Rahimi and Recht 2007): what one input says may depend on all the others.
     """
 
     on_published: bool = False
@@ -61,6 +68,7 @@ class DailyRidge(Relative):
     strength: float = 10.0
     clip: tuple[float, float] = (-0.7, 1.5)
     robustness: float = 1.0
+    waves: int = 0
 
     def usable(self, data: Columns) -> bool:
         """On the published forecast: only where there is one."""
@@ -141,9 +149,11 @@ class DailyRidge(Relative):
         scales = Scales.learn(panel, cutoffs[0])
         names = self.design(panel.take(slice(0, 1), slice(0, 1)), scales)[0]
         p = len(names)
+        waves = _Waves.draw(names, self.waves, seed)
+        names = [*names, *waves.names]
         mean, width = np.zeros((s, p)), np.ones((s, p))
-        coefficients = [np.full((s, p + 1, h), np.nan, np.float32) for _ in cutoffs]
-        chunk = max(1, int(CHUNK_BYTES // (16 * d * (p + h))))
+        coefficients = [np.full((s, len(names) + 1, h), np.nan, np.float32) for _ in cutoffs]
+        chunk = max(1, int(CHUNK_BYTES // (16 * d * (len(names) + h))))
         before = panel.issued < cutoffs[0]
         for start in range(0, s, chunk):
             mine = slice(start, start + chunk)
@@ -155,25 +165,68 @@ class DailyRidge(Relative):
             y = self._relative(part.target / size[:, :, None]) - self._relative(base / size[:, :, None])
             y, known_at = _whole_days(np.clip(y, *self.clip), part.known_at)
             block = np.searchsorted(ends, known_at)
-            rows = np.concatenate([np.ones((*x.shape[:2], 1)), x, y], axis=2).transpose(0, 2, 1)
+            x = np.concatenate([np.ones((*x.shape[:2], 1)), x], axis=2).transpose(0, 2, 1)
+            y = y.transpose(0, 2, 1)
             ages = (np.where(block <= k, end / DAY_US - panel.days, 0.0) for k, end in enumerate(ends))
             penalties = [self.strength * _penalties(names, age.max(axis=1) / YEAR) for age in ages]
-            weight = np.ones(rows.shape[::2])
+            weight = np.ones(block.shape)
             for last in (False, True):
-                for i, weighted in enumerate(rows * np.sqrt(weight)[:, None]):
+                if last:  # a day like no other shows without the waves, in a fraction of the time
+                    x = np.concatenate([x, waves.of_days(x)], axis=1)
+                q = x.shape[1]
+                for i, root in enumerate(np.sqrt(weight)):
                     known = np.broadcast_to(block[i], (h, d))
-                    parts = weighted[: p + 1], weighted[p + 1 :, None]
+                    parts = x[i] * root, (y[i] * root)[:, None]
                     for k, grams in enumerate(decayed_grams(*parts, panel.days, known, ends / DAY_US, self.half_life)):
-                        coefficients[k][start + i] = solve_ridge(in_season(grams, 0.0, 0.0), penalties[k][i]).T
+                        solved = solve_ridge(in_season(grams, 0.0, 0.0), penalties[k][i, : q - 1])
+                        coefficients[k][start + i, :q] = solved.T
                 if not last:
-                    weight = _huber(rows, block, [c[mine] for c in coefficients]) ** self.robustness
-        return [DailyFit(self, panel.series.tolist(), names, mean, width, c, scales) for c in coefficients]
+                    weight = _huber(x, y, block, [c[mine, :q] for c in coefficients]) ** self.robustness
+        return [DailyFit(self, panel.series.tolist(), names[:p], mean, width, c, scales, waves) for c in coefficients]
 
     def base(self, panel: Panel) -> tuple[Array, Array]:
         """What is corrected, (S, D, H), and the level, (S, D)."""
         size = level(panel)
         base = published(panel) if self.on_published else np.broadcast_to(size[:, :, None], panel.shape)
         return base, size
+
+
+@dataclass(frozen=True)
+class _Waves:
+    """M cosines of some inputs: the places (u,) of these, directions (u, M), phases (M,), and the height of each."""
+
+    places: npt.NDArray[np.intp]
+    directions: Array
+    phases: Array
+    height: float
+
+    @classmethod
+    def draw(cls, names: Sequence[str], count: int, seed: int) -> "_Waves":
+        """Along random directions, of which the season is half; in sum they vary as much as the inputs they are of."""
+        places = np.array([j for j, name in enumerate(names) if not STRAIGHT.match(name)], np.intp)
+        season = np.array([names[j].startswith("season_") for j in places], bool)
+        share = STEEPNESS / np.sqrt(np.where(season, season.sum(), (~season).sum()))
+        rng = np.random.default_rng(seed)
+        directions = share[:, None] * rng.standard_normal((len(names), count))[places]
+        phases = rng.uniform(0.0, 2 * np.pi, count)
+        return cls(places, directions, phases, float(np.sqrt(2 * len(places) / max(count, 1))))
+
+    @property
+    def names(self) -> list[str]:
+        """What the season says is in each of them."""
+        return [f"season_wave{j}" for j in range(len(self.phases))]
+
+    def of_days(self, x: Array) -> Array:
+        """(S, M, D) of standardised inputs with the intercept, (S, p + 1, D)."""
+        angles = np.stack([self.directions.T @ one[1 + self.places] for one in x])
+        return np.asarray(self.height * np.cos(angles + self.phases[:, None]))
+
+    def of_rows(self, x: Array) -> Array:
+        """(S, D, M) of standardised inputs (S, D, p), of which no row depends on the rows beside it."""
+        angles = np.broadcast_to(self.phases, (*x.shape[:2], len(self.phases))).copy()
+        for j, direction in zip(self.places, self.directions, strict=True):
+            angles += x[:, :, j, None] * direction
+        return np.asarray(self.height * np.cos(angles))
 
 
 def _moments(x: Array) -> tuple[Array, Array]:
@@ -218,22 +271,23 @@ def _whole_days(y: Array, known_at: npt.NDArray[np.int64]) -> tuple[Array, npt.N
     return filled, np.where(enough, last, np.iinfo(np.int64).max)
 
 
-def _huber(rows: Array, block: npt.NDArray[np.integer], coefficients: Sequence[npt.NDArray[np.float32]]) -> Array:
+def _huber(
+    x: Array, y: Array, block: npt.NDArray[np.integer], coefficients: Sequence[npt.NDArray[np.float32]]
+) -> Array:
     """A day's weight (B, D) by its mean absolute error: see :func:`lakehouse_assets.ml.estimators.huber`."""
-    p = coefficients[0].shape[1]
     error = np.full(block.shape, np.nan)
     for k in range(len(coefficients)):
-        for i, a in enumerate(rows):
+        for i, (a, b) in enumerate(zip(x, y, strict=True)):
             mine = np.flatnonzero(huber_block(block[i], k))
             if len(mine):
-                fitted = a[:p, mine].T @ coefficients[k][i].astype(np.float64)
-                error[i, mine] = np.abs(a[p:, mine].T - fitted).mean(axis=1)
+                fitted = a[:, mine].T @ coefficients[k][i].astype(np.float64)
+                error[i, mine] = np.abs(b[:, mine].T - fitted).mean(axis=1)
     return np.stack([huber(e, known) for e, known in zip(error, block, strict=True)])
 
 
 @dataclass(frozen=True)
 class DailyFit:
-    """mean, width: (S, p) of the features; coefficients: (S, p + 1, H), intercept first."""
+    """mean, width: (S, p) of the features; coefficients: (S, p + M + 1, H), intercept first, waves last."""
 
     recipe: DailyRidge
     series: list[str]
@@ -242,6 +296,7 @@ class DailyFit:
     width: Array
     coefficients: npt.NDArray[np.float32]
     scales: Scales
+    waves: _Waves
 
     def predict(self, panel: Panel) -> Array:
         """See :class:`lakehouse_assets.ml.estimators.Fit`; NaN for unknown series and where the base is missing."""
@@ -252,6 +307,7 @@ class DailyFit:
         place = {s: i for i, s in enumerate(self.series)}
         rows = np.array([place.get(s, -1) for s in panel.series])
         x = _standardised(x, self.mean[rows], self.width[rows])
+        x = np.concatenate([x, self.waves.of_rows(x)], axis=2)
         b = np.where((rows >= 0)[:, None, None], self.coefficients[rows].astype(np.float64), np.nan)
         relative = np.repeat(b[:, :1], panel.shape[1], axis=1)
         # Not a matrix product: a row's forecast must not depend on how many rows are forecast with it.

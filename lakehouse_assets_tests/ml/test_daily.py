@@ -15,6 +15,11 @@ def panel() -> Panel:
     return Panel.from_frame(feature_frame(*load_curves(3, 200)))
 
 
+@pytest.fixture(params=[0, 40], ids=["straight", "waves"])
+def recipe(request: pytest.FixtureRequest) -> DailyRidge:
+    return DailyRidge(waves=request.param)
+
+
 def _error(forecast: np.ndarray, panel: Panel) -> float:
     return float(np.abs(forecast / panel.target - 1).mean())
 
@@ -44,22 +49,29 @@ def test_on_logarithms_a_day_of_rest_takes_its_share_of_a_high_and_of_a_low_load
     assert (on_logarithms.predict(late) > 0).all()
 
 
-def test_a_fit_knows_no_later_target(panel: Panel) -> None:
+def test_a_fit_knows_no_later_target(panel: Panel, recipe: DailyRidge) -> None:
     cutoffs = [int(panel.issued[i]) for i in (100, 130)]
     spoiled = replace(panel, target=np.where(panel.known_at > cutoffs[0], panel.target * 3, panel.target))
-    before, after = (DailyRidge().fit(p, cutoffs, 0) for p in (panel, spoiled))
+    before, after = (recipe.fit(p, cutoffs, 0) for p in (panel, spoiled))
     np.testing.assert_array_equal(before[0].coefficients, after[0].coefficients)
     assert not np.array_equal(before[1].coefficients, after[1].coefficients)
 
 
-def test_a_cutoff_has_the_fit_that_it_would_have_alone(panel: Panel) -> None:
+def test_a_cutoff_has_the_fit_that_it_would_have_alone(panel: Panel, recipe: DailyRidge) -> None:
     cutoffs = [int(panel.issued[i]) for i in (100, 130)]
-    both, alone = DailyRidge().fit(panel, cutoffs, 0), DailyRidge().fit(panel, cutoffs[:1], 0)
+    both, alone = recipe.fit(panel, cutoffs, 0), recipe.fit(panel, cutoffs[:1], 0)
     np.testing.assert_array_equal(both[0].coefficients, alone[0].coefficients)
 
 
-def test_a_row_does_not_depend_on_the_rows_beside_it(panel: Panel) -> None:
-    (fit,) = DailyRidge().fit(panel, [int(panel.issued[140])], 0)
+def test_a_series_has_the_fit_and_the_forecast_that_it_would_have_alone(panel: Panel, recipe: DailyRidge) -> None:
+    cutoff, one = int(panel.issued[140]), panel.take(slice(1, 2))
+    (both,), (alone,) = recipe.fit(panel, [cutoff], 0), recipe.fit(one, [cutoff], 0)
+    np.testing.assert_array_equal(both.coefficients[1:2], alone.coefficients)
+    np.testing.assert_array_equal(both.predict(panel)[1:2], alone.predict(one))
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it(panel: Panel, recipe: DailyRidge) -> None:
+    (fit,) = recipe.fit(panel, [int(panel.issued[140])], 0)
     whole = fit.predict(panel)
     np.testing.assert_array_equal(fit.predict(panel.take(slice(1, 2), slice(150, 151))), whole[1:2, 150:151])
     strange = replace(panel, series=np.array(["S0", "S1", "new"]))
@@ -104,11 +116,11 @@ def _without_seasons(panel: Panel) -> Panel:
     return replace(panel, columns=panel.columns | still)
 
 
-def _error_late(panel: Panel, days: int, hours: slice = slice(None)) -> float:
+def _error_late(panel: Panel, days: int, hours: slice = slice(None), waves: int = 0) -> float:
     """Of a fit by then, over the last days."""
     cutoff = int(panel.issued[-days])
     late = panel.between(cutoff, int(panel.issued[-1]))
-    (fit,) = DailyRidge(log=True, strength=2.0).fit(panel, [cutoff], 0)
+    (fit,) = DailyRidge(log=True, strength=2.0, waves=waves).fit(panel, [cutoff], 0)
     return float(np.abs(fit.predict(late) / late.target - 1)[:, :, hours].mean())
 
 
@@ -125,9 +137,30 @@ def test_what_the_last_hours_say_depends_on_the_season() -> None:
     assert _error_late(panel, 180, day) < 0.5 * _error_late(_without_seasons(panel), 180, day)
 
 
+def test_waves_follow_what_a_straight_line_cannot() -> None:
+    days = 700
+    rng = np.random.default_rng(0)
+    warmth = rng.uniform(-0.2, 0.2, days)
+    # The evening tells how warm it is; the day after is high when that is much or little.
+    load = 0.2 * np.sin(np.arange(24) / 4) + 5 * np.roll(warmth, 1)[:, None] ** 2 + rng.normal(0, 0.01, (days, 24))
+    load[:, -2:] = warmth[:, None]
+    panel = Panel.from_frame(feature_frame(100 * np.exp(load).reshape(1, -1)))
+    panel = panel.select(["lag_24h", "mean_168h", "last_1h", "last_2h"])
+    day = slice(0, 22)
+    assert _error_late(panel, 180, day, waves=100) < 0.7 * _error_late(panel, 180, day)
+
+
+def test_waves_are_those_of_the_seed(panel: Panel) -> None:
+    cutoff = int(panel.issued[140])
+    first, again, other = (DailyRidge(waves=40).fit(panel, [cutoff], seed)[0].predict(panel) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("waves", [0, 100])
 @pytest.mark.parametrize("days", [60, 150, 250])
-def test_in_less_than_a_year_a_season_is_no_trend(days: int) -> None:
+def test_in_less_than_a_year_a_season_is_no_trend(days: int, waves: int) -> None:
     rng = np.random.default_rng(1)
     load = np.cumsum(rng.normal(0, 0.02, days + 60))[:, None] + rng.normal(0, 0.01, (days + 60, 24))
     panel = Panel.from_frame(feature_frame(100 * np.exp(load + 0.2 * np.sin(np.arange(24) / 4)).reshape(1, -1)))
-    assert _error_late(panel, 31) < 1.05 * _error_late(_without_seasons(panel), 31)
+    assert _error_late(panel, 31, waves=waves) < 1.05 * _error_late(_without_seasons(panel), 31)
