@@ -17,7 +17,7 @@ LONG: dict[str, Candidate] = {
     "seasonal_naive": SeasonalNaive(),
     "ridge": Ridge(log=True, clip=CLIP, robustness=1.0),
     "ridge_on_published": Ridge(on_published=True, clip=(-0.25, 0.25)),
-    "daily": DailyRidge(log=True, strength=2.0, clip=CLIP, robustness=1.5),
+    "daily": DailyRidge(log=True, strength=2.0, clip=CLIP, robustness=1.5, waves=300),
     "daily_on_published": DailyRidge(on_published=True, strength=30.0, clip=(-0.25, 0.25)),
     "boosting": Boosting(),
     "blend": Blend(("ridge", "ridge_on_published", "daily", "daily_on_published", "boosting")),
