@@ -1,6 +1,6 @@
 """How often the drift verdict is wrong, how late it comes, and what retraining by it gains: on real champions.
 
-    python benchmarks/drift.py [--json FILE] [--peers FOLDER | --no-peers] [--no-replay]
+    python benchmarks/drift.py [--json FILE] [--peers FOLDER | --no-peers] [--no-replay] [--no-injected]
 
 Champions of the product's own ridge are fitted once and stay; each Monday a fresh fit of the same recipe is made (see
 drift_data.py; the first run takes some 20 minutes, later ones one). The regret of a week is the log ratio of the
@@ -28,9 +28,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from drift_data import EIA, PJM, Aged, Ages, ages, halves, real
+from drift_injected import DRIFTS, FAULTS, HARMLESS, rounds
 from peers import peers_python
 
 from lakehouse_assets.ml.definition import DriftPolicy
+from lakehouse_assets.ml.inputs import distances
 from lakehouse_assets.ml.regret import judge, relative
 from lakehouse_assets.models.demand_forecast import demand_forecast
 from lakehouse_assets.settings import get_settings
@@ -257,17 +259,18 @@ def line(name: str, result: Score, rate: float | None) -> str:
     speed = f"{rate:>12,.0f}" if rate else f"{'':>12}"
     return (
         f"{name:34} {result.found:7.1%} {len(result.delays):4d} {result.delay(0.5):7.0f} {result.delay(0.9):7.0f} "
-        f"{result.false_per_1000:9.1f} {result.low / max(result.alarms, 1):8.1%} "
+        f"{result.false_per_1000:9.1f} {result.quiet:6d} {result.low / max(result.alarms, 1):8.1%} "
         f"{1000 * result.alarms / max(result.weeks, 1):9.0f} {speed}"
     )
 
 
 def table(title: str, rows: Mapping[str, Score], rates: Mapping[str, float]) -> None:
+    head = ("found", "of", "median", "90 %", "false", "quiet", "gain<2%", "flagged", "weeks/s")
+    unit = ("", "", "weeks", "weeks", "of 1,000", "weeks", "", "of 1,000", "")
     print(f"\n{title}")
-    print(
-        f"{'':34} {'found':>7} {'of':>4} {'median':>7} {'90 %':>7} {'false':>9} {'gain<2%':>8} {'flagged':>9} {'':>8}\n"
-        f"{'':34} {'':>7} {'':>4} {'weeks':>7} {'weeks':>7} {'of 1,000':>9} {'':>8} {'of 1,000':>9} {'weeks/s':>12}"
-    )
+    for words in (head, unit):
+        widths = zip(words, (7, 4, 7, 7, 9, 6, 8, 9, 12), strict=True)
+        print(f"{'':34} " + " ".join(f"{word:>{width}}" for word, width in widths))
     for name, result in rows.items():
         print(line(name, result, rates.get(name)), flush=True)
 
@@ -284,18 +287,103 @@ def chosen(tuned: Sequence[Fleet], options: Sequence[Sequence[Mask]]) -> int:
 _NOTHING = Score(np.zeros(0), 0, 0, 0, 0, 0)
 
 
+def injected_table() -> dict[str, dict[str, float]]:
+    """What was injected, by kind: cost over the eight weeks after, found, delay; flags of what must not alarm."""
+    outcomes: dict[tuple[int, str], list[tuple[float, float, int, bool]]] = {}
+    for found, cases in rounds():
+        for half, fleet in enumerate(fleets("injected", found, ())):
+            flagged, regret = challenger(fleet), fleet.regret
+            place = dict(zip(np.flatnonzero(fleet.rows).tolist(), range(len(regret)), strict=True))
+            for case in cases:
+                row = place.get(case.row)
+                if row is None or flagged[row, case.week - 1]:
+                    continue  # of the other half, or drifted before by itself
+                span = slice(case.week, case.week + AHEAD)
+                hit = np.flatnonzero(flagged[row, span])
+                delay = float(hit[0] + 1) if len(hit) else np.inf
+                outcome = (float(np.nanmean(regret[row, span])), delay, len(hit), case.named)
+                outcomes.setdefault((half, case.kind), []).append(outcome)
+    figures: dict[str, dict[str, float]] = {}
+    for half, title in ((1, "REPORTED half"), (0, "the half that parameters were chosen on")):
+        print(f"\ninjected, {title}: drifts that must be found where they cost 10 % or more")
+        print(f"{'':34} {'cases':>6} {'cost':>8} {'>= 10 %':>8} {'found':>8} {'median weeks':>13}")
+        delays: list[float] = []
+        for kind in DRIFTS:
+            mine = outcomes.get((half, kind.__name__), [])
+            dear = [delay for cost, delay, _, _ in mine if cost >= EVENT]
+            delays += dear
+            print(_injected_line(kind.__name__, [cost for cost, *_ in mine], dear))
+        print(_injected_line("all", [o[0] for kind in DRIFTS for o in outcomes.get((half, kind.__name__), [])], delays))
+        print(f"injected, {title}: what must not alarm as drift")
+        print(f"{'':34} {'cases':>6} {'cost':>8} {'flags of 1,000 weeks':>22} {'named':>8}")
+        flags, named = [], []
+        for kind in HARMLESS:
+            mine = outcomes.get((half, kind.__name__), [])
+            hits, calls = [count for _, _, count, _ in mine], [call for *_, call in mine]
+            flags += hits
+            told = ""
+            if kind in FAULTS:
+                named += calls
+                told = f"{np.mean(calls):8.1%}"
+            cost = np.mean([cost for cost, *_ in mine])
+            rate = 1000 * sum(hits) / (AHEAD * max(len(mine), 1))
+            print(f"{kind.__name__:34} {len(mine):6d} {cost:8.1%} {rate:22.1f} {told}")
+        per_1000 = 1000 * sum(flags) / (AHEAD * max(len(flags), 1))
+        print(f"{'all':34} {len(flags):6d} {'':8} {per_1000:22.1f} {np.mean(named):8.1%}")
+        if half == 1:
+            found_share = float(np.isfinite(delays).mean()) if delays else float("nan")
+            median = float(np.quantile(delays, 0.5, method="inverted_cdf")) if delays else float("nan")
+            figures["injected"] = {"found": found_share, "median_delay": median}
+            figures["must_not"] = {"per_1000": per_1000, "quality_named": float(np.mean(named))}
+    return figures
+
+
+def _injected_line(name: str, costs: Sequence[float], delays: Sequence[float]) -> str:
+    found = f"{np.isfinite(delays).mean():8.1%}" if len(delays) else f"{'':8}"
+    median = f"{np.quantile(delays, 0.5, method='inverted_cdf'):13.0f}" if len(delays) else ""
+    return f"{name:34} {len(costs):6d} {np.mean(costs):8.1%} {len(delays):8d} {found} {median}"
+
+
+def verdict_line() -> None:
+    """Seconds of the verdicts of a large fleet."""
+    rng = np.random.default_rng(0)
+    regret, apart = rng.normal(0.02, 0.07, (10_000, 52)), np.abs(rng.normal(0.4, 0.1, (10_000, 52)))
+    began = time.perf_counter()
+    judge(regret, apart, POLICY)
+    print(f"\nverdicts of 10,000 series x 52 weeks: {time.perf_counter() - began:.2f} s")
+
+
+def speed_line(interpreter: Path) -> dict[str, float]:
+    """Our five distances on 1M + 1M rows of ten columns, in units of NannyML's Wasserstein in the same run."""
+    rng = np.random.default_rng(0)
+    columns = [(rng.normal(size=1_000_000), rng.normal(size=1_000_000)) for _ in range(10)]
+    began = time.perf_counter()
+    for before, after in columns:
+        distances(before, after)
+    ours = time.perf_counter() - began
+    script = Path(__file__).with_name("drift_peers.py")
+    said = subprocess.run(
+        [interpreter, script, "speed"], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    theirs = float(said.stdout.split()[-1])
+    print(f"\n1M + 1M rows, ten columns: our five distances {ours:.2f} s, NannyML's Wasserstein {theirs:.2f} s")
+    return {"vs_nannyml": ours / theirs}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--peers", type=Path, help="folder of the peers' environment (default: in LAKEHOUSE_HOME)")
     parser.add_argument("--no-peers", action="store_true", help="only what is ours")
     parser.add_argument("--no-replay", action="store_true", help="without the replay of retraining policies")
+    parser.add_argument("--no-injected", action="store_true", help="without what is injected into real series")
     arguments = parser.parse_args()
     sources = {source.name: (real(source), source.left_out) for source in (EIA, PJM)}
     halved = {name: list(fleets(name, *source)) for name, source in sources.items()}
     tuned, reported = ([pair[k] for pair in halved.values()] for k in (0, 1))
 
     rates: dict[str, float] = {}
+    challenger(tuned[0])  # imports
     began = time.perf_counter()
     ours = [[challenger(fleet) for fleet in half] for half in (tuned, reported)]
     series_weeks = sum(int(np.isfinite(fleet.regret).sum()) for half in (tuned, reported) for fleet in half)
@@ -339,8 +427,13 @@ def main() -> None:
             "false_per_1000": result.false_per_1000,
         }
     }
+    verdict_line()
+    if not arguments.no_injected:
+        figures |= injected_table()
     if not arguments.no_replay:
         figures["replay"] = replay_table()
+    if not arguments.no_peers:
+        figures["speed"] = speed_line(interpreter)
     missed = [
         name
         for name, goal in GOALS.items()

@@ -195,7 +195,7 @@ def trained_at(panel: Panel, start: datetime) -> list[int]:
 
 def real(source: Source) -> Aged:
     """The aged champions of a real data set, made once."""
-    path = CACHE / f"{source.name}-{_fingerprint(source)}.npz"
+    path = CACHE / f"{source.name}-{fingerprint(source)}.npz"
     if not path.exists():
         print(f"champions of {source.name} and weekly fits beside them: made once, kept in {path}", file=sys.stderr)
         rows, declaration = landed(source)
@@ -227,7 +227,7 @@ class Ages:
 
 def ages(source: Source) -> Ages:
     """The weekly fits of a real data set from the start on, and how each does as it grows older; made once."""
-    path = CACHE / f"{source.name}-ages-{_fingerprint(source, refined, ages)}.npz"
+    path = CACHE / f"{source.name}-ages-{fingerprint(source, refined, ages)}.npz"
     if not path.exists():
         print(f"weekly fits of {source.name} and how each does later: made once, kept in {path}", file=sys.stderr)
         rows, declaration = landed(source)
@@ -271,7 +271,7 @@ def ages(source: Source) -> Ages:
     return Ages(**held | {"seconds": float(held["seconds"])})
 
 
-def _fingerprint(source: Source, *further: Callable[..., Any]) -> str:
+def fingerprint(source: Source, *further: Callable[..., Any]) -> str:
     """Of the data file, the recipe, and the code that matters most of what stands between them and what is kept."""
     told = hashlib.sha256(repr((source, LONG[source.recipe])).encode())
     for module in (gold, features, estimators, linear):
