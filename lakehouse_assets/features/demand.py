@@ -19,7 +19,7 @@ import polars as pl
 
 from lakehouse_assets.bronze import demand as bronze
 from lakehouse_assets.gold import demand_hourly as gold
-from lakehouse_assets.lake.frames import lazily
+from lakehouse_assets.lake.frames import lazily, return_memory
 from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lake.table_asset import (
     ContractClass,
@@ -327,6 +327,7 @@ class _LatestPanels:
         """The panels of these series."""
         if self._latest is None or self._latest[0] != part:
             self._latest = None  # let go before the next are made
+            return_memory()
             hours, declaration, first_hours, issue_times = self._all
             self._latest = part, _Panels(hours, declaration, first_hours[part], issue_times)
         return self._latest[1]

@@ -1,5 +1,6 @@
 """Frames that come one after the other, as one LazyFrame: what is too large for memory is written as it is made."""
 
+import ctypes
 from collections.abc import Callable, Iterator
 
 import polars as pl
@@ -32,3 +33,15 @@ def lazily(frames: Callable[[], Iterator[pl.DataFrame]], schema: pl.Schema) -> p
                     return
 
     return register_io_source(source, schema=schema)
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system.
+
+    What threads of polars and deltalake have freed the C library keeps in pools of theirs, in pieces too small for the
+    next large array, so that a long write grows by the month although nothing is held. Where the library is another
+    than glibc nothing happens.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
