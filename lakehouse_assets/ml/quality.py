@@ -126,12 +126,10 @@ def _misfit(values: Array, expected: Array) -> Array:
 
 
 def _back(values: Array, hours: int) -> Array:
-    """Values so many hours later."""
+    """Values so many hours later, NaN where a grid does not reach back so far."""
     out = np.full(values.shape, np.nan)
-    if hours >= 0:
-        out[:, hours:] = values[:, : values.shape[1] - hours]
-    else:
-        out[:, :hours] = values[:, -hours:]
+    length, start = max(0, values.shape[1] - abs(hours)), max(0, hours)
+    out[:, start : start + length] = values[:, max(0, -hours) : max(0, -hours) + length]
     return out
 
 

@@ -71,3 +71,10 @@ def test_a_new_level_is_no_unit(factor: float) -> None:
 def test_nothing_at_all() -> None:
     assert found(np.full((2, 48), np.nan)).is_empty()
     assert faults([], START, np.zeros((0, 0))).is_empty()
+
+
+@pytest.mark.parametrize("days", [1, 2, 6, 7, 10, 29])
+def test_a_short_history_is_looked_at_as_far_as_it_goes(days: int) -> None:
+    values = loads()[:, : days * 24]
+    values[3] = np.nan
+    assert found(values).is_empty()
