@@ -476,6 +476,7 @@ class _Guard:
             return batch
 
         watched = frame.map_batches(check, schema=frame.collect_schema(), streamable=True)
+        # Not lazy: begun here, so that the threads of polars are not those of one core, see `_one_stream`.
         return watched.collect_batches(engine="streaming")
 
     def _outside(self, frame: pl.DataFrame) -> pl.DataFrame:

@@ -586,7 +586,7 @@ def _findings(key: str, series: pl.DataFrame | None) -> pl.DataFrame:
 def _retired(key: str, rows: pl.DataFrame, known: pl.DataFrame, unscored: pl.DataFrame | None) -> pl.DataFrame:
     """Verdicts about the members that have a row but no part in a version any more, and were not told so before."""
     if unscored is None or unscored.is_empty():
-        return rows.head(0).select(key, "pinned", "evidence", "decision", "reason", to=pl.lit(None, pl.Int64))
+        unscored = pl.DataFrame(schema={key: pl.String, "reason": pl.String})
     gone = rows.filter(pl.col("decision") != "retired").join(known, on=key, how="anti").select(key, "pinned")
     return gone.join(unscored.select(key, "reason"), on=key).with_columns(
         to=pl.lit(None, pl.Int64), decision=pl.lit("retired"), evidence=pl.lit("{}")

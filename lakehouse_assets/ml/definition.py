@@ -81,7 +81,7 @@ class DriftPolicy:
     false_discovery_rate: of Benjamini and Hochberg across series.
     quiet_effect: a regret that nobody would mend; evidence is evidence of more than that.
     evidence: the least e-value of a sequential test (7: a series that is quiet crosses it in seven weeks at the
-    earliest, on average; with the other conditions it hardly ever does).
+    earliest, on average; docs/drift.md has the measured rate of all conditions together).
     minimum_stake: the least regret that the disagreement between the champion and the fresh fit would mean if the fresh
     fit were right, over the latest four weeks.
     fleet_share: the fleet has drifted when at least this share of the tested series has (and at least one), or when
