@@ -86,6 +86,7 @@ class DriftPolicy:
     fit were right, over the latest four weeks.
     fleet_share: the fleet has drifted when at least this share of the tested series has (and at least one), or when
     the mean regret of all of them exceeds the minimum effect significantly.
+    cost: what a training of a series costs, as a share of its loss; where it is expected to save less it does not pay.
     """
 
     weeks: int = 3
@@ -95,6 +96,7 @@ class DriftPolicy:
     evidence: float = 7.0
     minimum_stake: float = 0.04
     fleet_share: float = 0.1
+    cost: float = 0.02
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
     "e_value": (pl.Float64(), "Evidence for a lasting regret, by bets on the weeks so far; 1 is none."),
     "since": (pl.Datetime("us", "UTC"), "Start of the week in which the evidence begins; null without a drift."),
     "expected_gain": (pl.Float64(), "Share of the champion's loss that a training is expected to save."),
+    "due": (pl.Boolean(), "Whether a training of the series pays: it has drifted, and gains more than it costs."),
     "error_change": (pl.Float64(), "Mean log ratio of the champion's loss to its backtest's."),
     "error_q_value": (pl.Float64(), "Corrected p-value of the change of error."),
 }
@@ -119,8 +120,9 @@ class Verdict:
     verdict: of the fleet, ``ok``, ``drift`` or ``insufficient_data``.
     window_start, window_end: of the weeks judged, the end exclusive.
     series: series_id, verdict, weeks, regret (mean log ratio of the losses over the window), t, p_value, q_value
-    (Benjamini and Hochberg), stake, e_value, error_change (mean log ratio to the backtest's loss), error_q_value.
-    summary: series_tested, series_drifted, share_drifted, fleet_regret, fleet_p_value.
+    (Benjamini and Hochberg), stake, e_value, since, expected_gain, due (a training pays), error_change (mean log ratio
+    to the backtest's loss), error_q_value.
+    summary: series_tested, series_drifted, share_drifted, fleet_regret, fleet_p_value, members_due.
     findings: the drifts, each with its members (those that began together are one), since when, regret, expected gain,
     and the hours of the horizon that lose most; JSON-able, the largest first.
     """
@@ -167,6 +169,7 @@ def verdict(history: pl.DataFrame, policy: DriftPolicy) -> Verdict:
             "e_value": judged.e[:, -1],
             "since": [weeks[i] if hit else None for i, hit in zip(since, drifted, strict=True)],
             "expected_gain": judged.gain[:, -1],
+            "due": drifted & (judged.gain[:, -1] >= policy.cost),
             "error_change": np.where(tested, error_mean, np.nan),
             "error_q_value": benjamini_hochberg(np.where(tested, error_p, np.nan)),
         },
@@ -186,6 +189,7 @@ def verdict(history: pl.DataFrame, policy: DriftPolicy) -> Verdict:
         "share_drifted": share,
         "fleet_regret": fleet_regret,
         "fleet_p_value": fleet_p,
+        "members_due": int(frame["due"].sum()),
     }
     window = weeks[-policy.weeks :]
     start, end = (window[0], window[-1] + timedelta(days=7)) if window else (None, None)

@@ -92,3 +92,18 @@ def test_the_worst_hours_are_those_that_lose_most() -> None:
     lost[0, :, 13], lost[1, 2, 23] = 1.0, 5.0
     assert worst_hour(lost).tolist() == [12, 18]
     assert worst_hour(np.ones((1, 7, 15))).tolist() == [0]
+
+
+def test_a_training_is_due_where_it_saves_more_than_it_costs() -> None:
+    frame = worsen(worsen(history(30, 12), ["S03"], 1.5, 6), ["S17"], 1.2, 6)
+
+    def due(cost: float) -> list[str]:
+        found = verdict(frame, DriftPolicy(cost=cost))
+        told = found.series.filter("due")["series_id"].to_list()
+        assert found.summary["members_due"] == len(told)
+        assert found.series.filter(verdict="drift")["series_id"].to_list() == ["S03", "S17"]
+        return told
+
+    assert due(0.02) == ["S03", "S17"]
+    assert due(0.25) == ["S03"]
+    assert due(0.6) == []
