@@ -47,8 +47,8 @@ CACHE = Path.home() / ".cache" / "lakehouse_assets" / "drift"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BROKEN_FORECASTS = ("AEC", "CHPD", "FPC", "PSEI", "SPA", "TEPC", "WALC")
 """Regions of the EIA set whose published forecast is broken or biased throughout; in no table of the project."""
-REFERENCE_DAYS = 364
-"""So long before the first champions the weeks begin."""
+REFERENCE_WEEKS = 104
+"""So many before the first champions the weeks begin."""
 INPUTS = ("lag_24h", "mean_24h", "mean_168h", "std_168h", "min_24h", "max_24h")
 PUBLISHED_INPUTS = ("published_forecast", "error_lag_24h", "error_mean_24h", "error_mean_168h")
 
@@ -83,8 +83,8 @@ class Aged:
     """What became of champions: S series, W weeks, D issue times a week, H hours of the horizon.
 
     series: (S,). weeks: (W,) starts, microseconds since the epoch. y, champion, fresh: (S, W, D, H), NaN where unknown;
-    before a series' champion was trained `champion` is NaN; the weeks begin a year before the first champion, so that
-    whoever needs a reference has one. inputs: features by name, (S, W, D, H).
+    before a series' champion was trained `champion` is NaN; the weeks begin two years before the first champion, for
+    those who need a reference. inputs: features by name, (S, W, D, H).
     """
 
     series: npt.NDArray[np.str_]
@@ -122,7 +122,7 @@ class Aged:
 
 
 def landed(source: Source) -> tuple[pl.DataFrame, Declaration]:
-    """The rows of bronze/demand, and the declaration of the source."""
+    """The rows of bronze/demand of the series that count, and the declaration of the source."""
     data = get_settings().data
     declaration, now = load_declaration(EXAMPLES / f"{source.name}.yaml"), datetime.now(UTC)
     if not (data / declaration.files.glob).exists():
@@ -130,7 +130,8 @@ def landed(source: Source) -> tuple[pl.DataFrame, Declaration]:
     with tempfile.TemporaryDirectory() as folder:
         landing = land(declaration, data, None, None, now, Path(folder))
     assert landing.frame is not None
-    return bronze.transform(landing.frame.lazy(), declaration, "benchmark", now).collect(), declaration
+    rows = bronze.transform(landing.frame.lazy(), declaration, "benchmark", now)
+    return rows.filter(~pl.col("series_id").is_in(source.left_out)).collect(), declaration
 
 
 def refined(rows: pl.LazyFrame, declaration: Declaration, until: datetime) -> tuple[Panel, pl.DataFrame]:
@@ -193,82 +194,96 @@ def trained_at(panel: Panel, start: datetime) -> list[int]:
     return out
 
 
+def history(source: Source) -> tuple[Panel, list[int]]:
+    """The panel of a real data set, and its weeks: the Mondays from two years before the first champions to the end."""
+    rows, declaration = landed(source)
+    panel, _ = refined(rows.lazy(), declaration, source.until)
+    since = source.start - timedelta(weeks=REFERENCE_WEEKS)
+    return panel, [microseconds(week) for week in whole_weeks(since, source.until, declaration.issue_cron()[1])]
+
+
+def recipe_of(source: Source) -> Ridge:
+    """What its champions are fits of."""
+    recipe = LONG[source.recipe]
+    assert isinstance(recipe, Ridge)
+    return recipe
+
+
 def real(source: Source) -> Aged:
     """The aged champions of a real data set, made once."""
     path = CACHE / f"{source.name}-{fingerprint(source)}.npz"
     if not path.exists():
         print(f"champions of {source.name} and weekly fits beside them: made once, kept in {path}", file=sys.stderr)
-        rows, declaration = landed(source)
-        panel, _ = refined(rows.lazy(), declaration, source.until)
-        since = source.start - timedelta(days=REFERENCE_DAYS)
-        weeks = [microseconds(week) for week in whole_weeks(since, source.until, declaration.issue_cron()[1])]
-        recipe = LONG[source.recipe]
-        assert isinstance(recipe, Ridge)
+        panel, weeks = history(source)
         with threadpool_limits(1, "blas"):
-            aged(panel, recipe, trained_at(panel, source.start), weeks).save(path)
+            aged(panel, recipe_of(source), trained_at(panel, source.start), weeks).save(path)
     return Aged.load(path)
 
 
 @dataclass(frozen=True)
 class Ages:
-    """Losses of every weekly fit in every later week, for policies of retraining: S series, W weeks.
+    """Every weekly fit in every later week, for policies of retraining: S series, W weeks, D issue times, H hours.
 
-    series: (S,). weeks: (W,). loss, disagreement: (S, W, W), at [t, w] those in week w of the fit made at the start of
-    week t: mean absolute error, and root mean square of the difference to the fit made at the start of w.
-    seconds: CPU seconds of all fits.
+    series: (S,). weeks: (W,), those of :class:`Aged` from the start on. forecast: (S, W, W, D, H), at [t, w] what the
+    fit made at the start of week t forecasts in week w; NaN where w is before t. loss, disagreement: (S, W, W), its
+    mean absolute error, and the root mean square of the difference to the fit made at the start of w.
+    shadow_seconds: CPU seconds of a fit a week that serves for the week alone, with its forecasts, all series.
+    training_seconds: CPU seconds of a fit that stays, for one series, in the mean.
     """
 
     series: npt.NDArray[np.str_]
     weeks: npt.NDArray[np.int64]
+    forecast: Array
     loss: Array
     disagreement: Array
-    seconds: float
+    shadow_seconds: float
+    training_seconds: float
+
+
+def ages_path(source: Source) -> Path:
+    """Where :func:`ages` keeps what it has made."""
+    return CACHE / f"{source.name}-ages-{fingerprint(source, refined, history, ages)}.npz"
 
 
 def ages(source: Source) -> Ages:
     """The weekly fits of a real data set from the start on, and how each does as it grows older; made once."""
-    path = CACHE / f"{source.name}-ages-{fingerprint(source, refined, ages)}.npz"
+    path = ages_path(source)
     if not path.exists():
         print(f"weekly fits of {source.name} and how each does later: made once, kept in {path}", file=sys.stderr)
-        rows, declaration = landed(source)
-        panel, _ = refined(rows.lazy(), declaration, source.until)
-        panel = panel.take(np.flatnonzero(~np.isin(panel.series, source.left_out)))
-        recipe = LONG[source.recipe]
-        assert isinstance(recipe, Ridge)
-        weeks = [microseconds(w) for w in whole_weeks(source.start, source.until, declaration.issue_cron()[1])]
-        first = int(np.searchsorted(panel.issued, weeks[0]))
-        ahead = panel.take(days=slice(first, None))
-        which = np.searchsorted(np.asarray(weeks) + 7 * DAY_US - DAY_US // 2, ahead.issued)
-        known = np.isfinite(ahead.target)
-        started = time.process_time()
+        panel, weeks = history(source)
+        recipe, weeks = recipe_of(source), weeks[REFERENCE_WEEKS:]
+        ahead = panel.between(weeks[0], weeks[-1] + 7 * DAY_US - DAY_US // 2)
+        (s, days, h), w = ahead.shape, len(weeks)
+        a_week = days // w
+        y = ahead.target.reshape(s, w, a_week, h)
         with threadpool_limits(1, "blas"):
-            fresh = np.full(ahead.shape, np.nan)
-            for w, fit in enumerate(recipe.fit(panel, weeks, 0, standing=False)):
-                fresh[:, which == w] = fit.predict(ahead.take(days=which == w))
-            seconds = time.process_time() - started
-            shape = (len(panel.series), len(weeks), len(weeks))
-            loss, apart = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+            started = time.process_time()
+            fits = recipe.fit(panel, weeks, 0, standing=False)
+            alone = [fit.predict(ahead.take(days=slice(k * a_week, (k + 1) * a_week))) for k, fit in enumerate(fits)]
+            shadow = time.process_time() - started
+            fresh = np.stack(alone, axis=1)
+            forecast = np.full((s, w, w, a_week, h), np.nan, np.float32)
+            loss, apart = np.full((s, w, w), np.nan, np.float32), np.full((s, w, w), np.nan, np.float32)
+            training = 0.0
             for t, week in enumerate(weeks):
                 started = time.process_time()
                 fit = recipe.fit(panel.between(0, week), [week], 0)[0]
-                seconds += time.process_time() - started
-                later = which >= t
-                window = ahead.take(days=later)
-                forecast = fit.predict(window)
-                both = known[:, later] & np.isfinite(forecast) & np.isfinite(fresh[:, later])
-                error, gap = np.abs(forecast - window.target), (forecast - fresh[:, later]) ** 2
-                for w in range(t, len(weeks)):
-                    mine = which[later] == w
-                    count = both[:, mine].sum(axis=(1, 2))
-                    enough = np.where(count >= 24, count, np.nan)
-                    loss[:, t, w] = np.where(both[:, mine], error[:, mine], 0.0).sum(axis=(1, 2)) / enough
-                    apart[:, t, w] = np.sqrt(np.where(both[:, mine], gap[:, mine], 0.0).sum(axis=(1, 2)) / enough)
+                training += time.process_time() - started
+                later = fit.predict(ahead.take(days=slice(t * a_week, None))).reshape(s, w - t, a_week, h)
+                forecast[:, t, t:] = later
+                both = np.isfinite(y[:, t:]) & np.isfinite(later) & np.isfinite(fresh[:, t:])
+                count = both.sum(axis=(2, 3))
+                enough = np.where(count >= 24, count, np.nan)
+                error, gap = np.abs(later - y[:, t:]), (later - fresh[:, t:]) ** 2
+                loss[:, t, t:] = np.where(both, error, 0.0).sum(axis=(2, 3)) / enough
+                apart[:, t, t:] = np.sqrt(np.where(both, gap, 0.0).sum(axis=(2, 3)) / enough)
         part = path.with_suffix(f".{os.getpid()}.npz")
-        found = {"loss": loss, "disagreement": apart, "seconds": seconds}
-        np.savez(part, series=panel.series, weeks=np.asarray(weeks), **found)
+        seconds = {"shadow_seconds": shadow, "training_seconds": training / (s * w)}
+        arrays = {"forecast": forecast, "loss": loss, "disagreement": apart}
+        np.savez(part, series=panel.series, weeks=np.asarray(weeks), **arrays, **seconds)
         part.replace(path)
     held = dict(np.load(path))
-    return Ages(**held | {"seconds": float(held["seconds"])})
+    return Ages(**held | {name: float(held[name]) for name in ("shadow_seconds", "training_seconds")})
 
 
 def fingerprint(source: Source, *further: Callable[..., Any]) -> str:
@@ -277,7 +292,7 @@ def fingerprint(source: Source, *further: Callable[..., Any]) -> str:
     for module in (gold, features, estimators, linear):
         assert module.__file__ is not None
         told.update(Path(module.__file__).read_bytes())
-    for function in further or (refined, aged, trained_at, real):
+    for function in further or (refined, history, aged, trained_at):
         told.update(inspect.getsource(function).encode())
     declared = load_declaration(EXAMPLES / f"{source.name}.yaml").files.glob
     told.update(repr((get_settings().data / declared).stat().st_size).encode())

@@ -14,12 +14,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from drift_data import CACHE, EIA, Aged, aged, fingerprint, landed, refined
+from drift_data import CACHE, EIA, Aged, aged, fingerprint, landed, recipe_of, refined
 from threadpoolctl import threadpool_limits
 
-from lakehouse_assets.ml.estimators import Ridge
 from lakehouse_assets.ml.fitted import microseconds
-from lakehouse_assets.models.demand_forecast import LONG
 from lakehouse_assets.settings import get_settings
 from lakehouse_assets.silver import demand as silver
 from lakehouse_assets.sources.declaration import Declaration
@@ -166,7 +164,7 @@ def rounds() -> Iterator[tuple[Aged, list[Case]]]:
     if missing:
         print(f"{len(missing)} rounds of injected drifts: made once, kept in {CACHE}", file=sys.stderr)
         rows, declaration = landed(EIA)
-        rows = rows.filter(~pl.col("series_id").is_in(EIA.left_out), pl.col("ts_utc") < LAST + timedelta(weeks=10))
+        rows = rows.filter(pl.col("ts_utc") < LAST + timedelta(weeks=10))
         for k in missing:
             found, cases = _round(rows, declaration, k)
             found.save(paths[k].with_suffix(".npz"))
@@ -191,11 +189,9 @@ def _round(rows: pl.DataFrame, declaration: Declaration, number: int) -> tuple[A
     changed = pl.concat(change(part, kinds[s], at[s], zones[s]) for (s,), part in rows.group_by("series_id"))
     panel, table = refined(changed.lazy(), declaration, LAST + timedelta(weeks=AFTER + 2))
     weeks = [FIRST + timedelta(weeks=k - BEFORE) for k in range(mondays + BEFORE + AFTER)]
-    recipe = LONG[EIA.recipe]
-    assert isinstance(recipe, Ridge)
     champions = [microseconds(at[s] - timedelta(weeks=BEFORE)) for s in panel.series.tolist()]
     with threadpool_limits(1, "blas"):
-        found = aged(panel, recipe, champions, [microseconds(week) for week in weeks])
+        found = aged(panel, recipe_of(EIA), champions, [microseconds(week) for week in weeks])
     cases = []
     for row, one in enumerate(panel.series.tolist()):
         name, fault = kinds[one], FAULTS.get(kinds[one])
