@@ -1,15 +1,10 @@
 """How often the drift verdict is wrong, how late it comes, and what retraining by it gains: on real champions.
 
-    python benchmarks/drift.py [--json FILE] [--peers FOLDER | --no-peers] [--no-replay] [--no-injected]
+    python benchmarks/drift.py [--json FILE] [--picture FILE] [--peers FOLDER | --no-peers] [--only PART]
 
 Champions of the product's own ridge are fitted once and stay; each Monday a fresh fit of the same recipe is made (see
-drift_data.py; the first run takes some 20 minutes, later ones one). The regret of a week is the log ratio of the
-champion's loss to the fresh fit's on the week after that fit: what retraining would have mended.
-
-An event starts in the first week of a series whose following 8 weeks have a mean regret of at least 10 %, unless such a
-week lies in the 8 weeks before. It is found when the series is flagged in one of these 8 weeks; the delay counts them.
-A quiet week has less than 2 % regret over the 8 weeks before and after it, itself among the first; a flag in it is a
-false alarm. Every flagged week counts, not only the first of a row.
+drift_data.py; the first run takes some 25 minutes longer than later ones). What is to be found, and what is a false
+alarm, stands in drift_score.py; what is injected in drift_injected.py; public streams in drift_streams.py.
 
 The parameters of ours, and those of the peers that have any, were chosen on one half of the series; what is printed
 first is the other half. Which is which is decided by a hash of the series' names.
@@ -17,196 +12,34 @@ first is the other half. Which is which is decided by a hash of the series' name
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import drift_cases
+import drift_streams
 import numpy as np
-import numpy.typing as npt
-from drift_data import EIA, PJM, Aged, Ages, ages, halves, real
-from drift_injected import DRIFTS, FAULTS, HARMLESS, rounds
+from drift_data import EIA, PJM, REFERENCE_WEEKS, Aged, Ages, ages, ages_path, halves, real
+from drift_methods import OURS, PEERS, POLICY, RULE_FACTORS, VERDICT, Method, Peers, calendar, mlops_rule
+from drift_score import COOLDOWN, GOALS, NOTHING, Array, Fleet, Mask, Score, chosen, fleets, score
 from peers import peers_python
 
-from lakehouse_assets.ml.definition import DriftPolicy
 from lakehouse_assets.ml.inputs import distances
-from lakehouse_assets.ml.regret import judge, relative
-from lakehouse_assets.models.demand_forecast import demand_forecast
+from lakehouse_assets.ml.regret import judge
 from lakehouse_assets.settings import get_settings
 
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-
-AHEAD = 8
-"""Weeks over which an event and a false alarm are defined."""
-EVENT, QUIET = np.log(1.10), np.log(1.02)
-LEAST_HOURS = 24
-POLICY = demand_forecast.drift
-RULE_WINDOWS, RULE_VIOLATIONS = 5, 2
-RULE_FACTORS = (1.05, 1.1, 1.2, 1.5, 2.0)
-"""The rule of mlops-stacks: a metric above its threshold in two of five windows. Its threshold is the user's: here a
-multiple of the reference year's mean, chosen on one half like the other parameters."""
-GOALS = {"found": 0.95, "median_delay": 3.0, "false_per_1000": 2.0}
+PARTS = ("real", "injected", "replay", "streams", "speed")
+HALVES = ("the half that parameters were chosen on", "REPORTED: the half of the series that nothing was chosen on")
+WEEK_HOURS = 168
+CALENDARS = {"never": None, "monthly": 4, "weekly": 1}
+"""Weeks between trainings."""
 
 
-@dataclass(frozen=True)
-class Fleet:
-    """Series x weeks of one half of a source: what every method sees. loss, fresh, regret, apart: (S, W)."""
-
-    name: str
-    rows: Mask
-    loss: Array
-    fresh: Array
-    apart: Array
-    rmse: Array
-    reference_rmse: Array
-
-    @property
-    def regret(self) -> Array:
-        """Log ratio of the losses, NaN where one is unknown."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.log(self.loss / self.fresh)
-        return np.where(np.isfinite(ratio), ratio, np.nan)
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a method's alarms are worth: delays (infinite: not found), quiet weeks, false ones, alarms, low ones."""
-
-    delays: npt.NDArray[np.float64]
-    quiet: int
-    false: int
-    alarms: int
-    low: int
-    weeks: int
-
-    def __add__(self, other: "Score") -> "Score":
-        rest = (self.quiet + other.quiet, self.false + other.false, self.alarms + other.alarms)
-        return Score(np.concatenate([self.delays, other.delays]), *rest, self.low + other.low, self.weeks + other.weeks)
-
-    @property
-    def found(self) -> float:
-        """Share of the events that were found within their weeks."""
-        return float(np.isfinite(self.delays).mean()) if len(self.delays) else float("nan")
-
-    def delay(self, quantile: float) -> float:
-        """A quantile of the delays in weeks; an event that was not found counts as infinitely late."""
-        return float(np.quantile(self.delays, quantile, method="inverted_cdf")) if len(self.delays) else float("nan")
-
-    @property
-    def false_per_1000(self) -> float:
-        """Flags in quiet series-weeks, of a thousand."""
-        return 1000 * self.false / max(self.quiet, 1)
-
-    @property
-    def order(self) -> tuple[bool, float, float]:
-        """What is better comes first: few false alarms if that can be, then what is found, then early."""
-        kept = self.false_per_1000 <= GOALS["false_per_1000"]
-        late = float(np.minimum(self.delays, AHEAD + 1).mean())
-        return (not kept, -self.found if kept else self.false_per_1000, late)
-
-
-def fleets(source: str, aged: Aged, left_out: Sequence[str]) -> Iterator[Fleet]:
-    """The half that parameters were chosen on, then the one that is reported."""
-    loss, fresh, hours = aged.losses()
-    both = np.isfinite(aged.y) & np.isfinite(aged.champion) & np.isfinite(aged.fresh)
-
-    def rms(values: Array, there: Mask) -> Array:
-        count = there.sum(axis=(2, 3))
-        total = np.where(there, values, 0.0).sum(axis=(2, 3), dtype=np.float64)
-        return np.sqrt(np.where(count >= LEAST_HOURS, total / np.maximum(count, 1), np.nan))
-
-    apart = rms((aged.champion - aged.fresh) ** 2, both)
-    rmse = rms((aged.champion - aged.y) ** 2, both)
-    before = ~np.isfinite(aged.champion).any(axis=(2, 3))
-    out_of_sample = np.isfinite(aged.y) & np.isfinite(aged.fresh)
-    past = np.where(before, rms((aged.fresh - aged.y) ** 2, out_of_sample), np.nan)
-    enough = hours >= LEAST_HOURS
-    loss, fresh = np.where(enough, loss, np.nan), np.where(enough, fresh, np.nan)
-    for half in halves(aged.series):
-        rows = half & ~np.isin(aged.series, left_out) & enough.any(axis=1)
-        year = np.array([np.mean(known[-52:]) if len(known := p[np.isfinite(p)]) else np.nan for p in past[rows]])
-        parts = (loss[rows], fresh[rows], apart[rows], rmse[rows], year)
-        yield Fleet(source, rows, *parts)
-
-
-# --- truth and scores -------------------------------------------------------------------------------------------------
-
-
-def mean_of(values: Array, first: int, last: int, least: int) -> Array:
-    """(S, W) means over the weeks from `first` to `last` relative to each; NaN where fewer than `least` are known."""
-    out = np.full(values.shape, np.nan)
-    for week in range(values.shape[1]):
-        if week + last < values.shape[1] and week + first >= 0:
-            span = values[:, week + first : week + last + 1]
-            known = np.isfinite(span).sum(axis=1)
-            rows = known >= least
-            out[rows, week] = np.nanmean(span[rows], axis=1)
-    return out
-
-
-def events(regret: Array) -> list[tuple[int, int]]:
-    """(series, week) in which events start."""
-    bad = mean_of(regret, 0, AHEAD - 1, AHEAD - 2) >= EVENT
-    return [(int(s), int(w)) for s, w in zip(*np.nonzero(bad), strict=True) if not bad[s, max(0, w - AHEAD) : w].any()]
-
-
-def score(regret: Array, alarms: Mask) -> Score:
-    """Alarms (S, W) against what was to be found."""
-    alarms = alarms & np.isfinite(regret)
-    delays = []
-    for s, w in events(regret):
-        hit = np.flatnonzero(alarms[s, w : w + AHEAD])
-        delays.append(float(hit[0] + 1) if len(hit) else np.inf)
-    quiet = mean_of(regret, 1 - AHEAD, AHEAD, 2 * AHEAD - 2) < QUIET
-    ahead = mean_of(regret, 1, AHEAD, AHEAD - 2)
-    judged = alarms & np.isfinite(ahead)
-    counts = (int(quiet.sum()), int((alarms & quiet).sum()), int(judged.sum()), int((judged & (ahead < QUIET)).sum()))
-    return Score(np.array(delays), *counts, int(np.isfinite(regret).sum()))
-
-
-# --- methods ----------------------------------------------------------------------------------------------------------
-
-
-def challenger(fleet: Fleet, policy: DriftPolicy = POLICY) -> Mask:
-    """Ours: the champion against the weekly fresh fits."""
-    return judge(fleet.regret, relative(fleet.apart, fleet.fresh), policy).drifted
-
-
-def mlops_rule(fleet: Fleet, factor: float) -> Mask:
-    """A root mean square error above its threshold in two of the latest five weeks."""
-    violated = (fleet.rmse > factor * fleet.reference_rmse[:, None]).astype(int)
-    total = np.cumsum(np.pad(violated, ((0, 0), (RULE_WINDOWS, 0))), axis=1)
-    return total[:, RULE_WINDOWS:] - total[:, :-RULE_WINDOWS] >= RULE_VIOLATIONS
-
-
-def calendar(fleet: Fleet, weeks: int = 4) -> Mask:
-    """Every so many weeks, whatever happens."""
-    started = np.cumsum(np.isfinite(fleet.regret), axis=1)
-    return (started > 0) & (started % weeks == 0)
-
-
-PEERS = {
-    "evidently": "Evidently, default distance",
-    "nannyml_jensen_shannon": "NannyML, Jensen-Shannon",
-    "nannyml_performance": "NannyML, performance",
-    "river_adwin": "river ADWIN on errors",
-    "river_page_hinkley": "river Page-Hinkley on errors",
-}
-
-
-def peers(aged: Aged, interpreter: Path) -> tuple[dict[str, Mask], dict[str, float]]:
-    """Alarms (S, W, parameters) by peer, and seconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        read, written = Path(folder, "weeks.npz"), Path(folder, "alarms.npz")
-        aged.save(read)
-        script = Path(__file__).with_name("drift_peers.py")
-        subprocess.run([interpreter, script, read, written], check=True, stdout=sys.stderr, stderr=subprocess.DEVNULL)
-        found = dict(np.load(written))
-    return {n: found[n] for n in PEERS}, {n: float(found[f"seconds_{n}"]) for n in PEERS}
+def say(words: str) -> None:
+    """Progress."""
+    print(f"{time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
 
 
 # --- the replay -------------------------------------------------------------------------------------------------------
@@ -214,134 +47,207 @@ def peers(aged: Aged, interpreter: Path) -> tuple[dict[str, Mask], dict[str, flo
 
 @dataclass(frozen=True)
 class Replay:
-    """What a policy of retraining did: mean regret left, trainings, of how many series-weeks."""
+    """What a policy of retraining did, by week (W,): mean regret left, and series trained before it."""
 
-    loss: float
-    trainings: int
+    regret: Array
+    trained: Array
 
+    @property
+    def loss(self) -> float:
+        """The mean regret left."""
+        return float(np.nanmean(self.regret))
 
-def replayed(found: Ages, rows: Mask, policy: str) -> Replay:
-    """Two years in which series are trained anew by a policy: never, monthly, weekly, or by our verdict.
-
-    The verdict of a week asks for a training that is in force from the next week on; a series is left in peace for the
-    model's cooldown. The loss of a series-week counts relative to the fresh fit's.
-    """
-    loss, apart = found.loss[rows].astype(float), found.disagreement[rows].astype(float)
-    series, weeks, _ = loss.shape
-    fresh = np.stack([loss[:, w, w] for w in range(weeks)], axis=1)
-    trained = np.zeros(series, int)
-    every = np.arange(series)
-    cooldown = demand_forecast.retrain.cooldown_days // 7
-    left, trainings = [], 0
-    for week in range(weeks):
-        left.append(np.log(loss[every, trained, week] / fresh[:, week]))
-        if policy == "weekly":
-            again = np.ones(series, bool)
-        elif policy == "monthly":
-            again = np.full(series, week % 4 == 3)
-        elif policy == "ours":
-            regret = np.log(loss[every, trained] / fresh)[:, : week + 1]
-            regret[np.arange(week + 1) < trained[:, None]] = np.nan
-            drifted = judge(regret, relative(apart[every, trained][:, : week + 1], fresh[:, : week + 1]), POLICY)
-            again = drifted.drifted[:, -1] & (week + 1 - trained >= cooldown)
-        else:
-            again = np.zeros(series, bool)
-        if week + 1 < weeks:
-            trained[again] = week + 1
-            trainings += int(again.sum())
-    return Replay(float(np.nanmean(np.stack(left, axis=1))), trainings)
+    @property
+    def trainings(self) -> int:
+        """Series-trainings, the first of each series not among them."""
+        return int(self.trained.sum())
 
 
-# --- the report -------------------------------------------------------------------------------------------------------
+Policy = Callable[[int, Array], Mask]
+"""Which series to train anew at the end of a week, of those whose champions were trained at the start of such weeks."""
 
 
-def line(name: str, result: Score, rate: float | None) -> str:
-    speed = f"{rate:>12,.0f}" if rate else f"{'':>12}"
-    return (
-        f"{name:34} {result.found:7.1%} {len(result.delays):4d} {result.delay(0.5):7.0f} {result.delay(0.9):7.0f} "
-        f"{result.false_per_1000:9.1f} {result.quiet:6d} {result.low / max(result.alarms, 1):8.1%} "
-        f"{1000 * result.alarms / max(result.weeks, 1):9.0f} {speed}"
-    )
+def replayed(found: Ages, rows: Mask, policy: Policy) -> Replay:
+    """Two years in which series are trained anew by a policy; a training is in force from the next week on."""
+    weeks = len(found.weeks)
+    in_force = np.zeros((int(rows.sum()), weeks), int)
+    for week in range(weeks - 1):
+        again = policy(week, in_force[:, week])
+        in_force[:, week + 1 :] = np.where(again, week + 1, in_force[:, week])[:, None]
+    return outcome(found, rows, in_force)
 
 
-def table(title: str, rows: Mapping[str, Score], rates: Mapping[str, float]) -> None:
-    head = ("found", "of", "median", "90 %", "false", "quiet", "gain<2%", "flagged", "weeks/s")
-    unit = ("", "", "weeks", "weeks", "of 1,000", "weeks", "", "of 1,000", "")
+def outcome(found: Ages, rows: Mask, in_force: Array) -> Replay:
+    """What fits leave that are in force (S, W); the loss of a series-week counts relative to the fresh fit's."""
+    loss, weeks = found.loss[rows].astype(float), np.arange(len(found.weeks))
+    mine = loss[np.arange(len(loss))[:, None], in_force, weeks]
+    left = np.log(mine / loss[:, weeks, weeks])
+    new = np.diff(in_force, axis=1, prepend=0) > 0
+    return Replay(np.nanmean(left, axis=0), new.sum(axis=0))
+
+
+def by_calendar(rows: Mask, weeks: int | None) -> Policy:
+    """Every so many weeks, or never."""
+    return lambda week, trained: np.full(int(rows.sum()), weeks is not None and (week + 1) % weeks == 0)
+
+
+def by_flags(found: Ages, aged: Aged, rows: Mask, method: Method) -> Policy:
+    """By the flags of a method, which sees the champion in force since it was trained; not within the cooldown."""
+    past, which = aged.take(rows), np.flatnonzero(rows)
+
+    def policy(week: int, trained: Array) -> Mask:
+        seen = past.take(np.ones(len(which), bool), slice(0, REFERENCE_WEEKS + week + 1))
+        champion = np.full_like(seen.champion, np.nan)
+        champion[:, REFERENCE_WEEKS:] = found.forecast[which, trained, : week + 1]
+        flags = method(Fleet.of(replace(seen, champion=champion), np.ones(len(which), bool)))
+        return flags[:, -1] & (week + 1 - trained >= COOLDOWN)
+
+    return policy
+
+
+def gain_share(results: Mapping[str, Replay], name: str) -> float:
+    """Of what weekly training gains."""
+    never = results["never"].loss
+    return (never - results[name].loss) / (never - results["weekly"].loss)
+
+
+def replay_table(title: str, found: Ages, results: Mapping[str, Replay]) -> None:
+    """Policies, what they gain, and what they train."""
+    print(f"\n{title}: EIA 2018-07 to 2020-06, retraining by series")
+    print(f"{'':34} {'regret left':>12} {'gain share':>12} {'trainings':>10} {'share':>8} {'CPU s':>8}")
+    for name, result in results.items():
+        seconds = result.trainings * found.training_seconds
+        share = result.trainings / results["weekly"].trainings
+        print(
+            f"{name:34} {result.loss:12.2%} {gain_share(results, name):12.1%} {result.trainings:10d} {share:8.1%} "
+            f"{seconds:8.0f}"
+        )
+
+
+def replay_picture(path: Path, found: Ages, results: Mapping[str, Replay]) -> None:
+    """Cumulated gain over never training, and cumulated trainings, by week."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from lakehouse_assets.ml.pictures import ACCENT, INK, PALE
+
+    colours = {"never": PALE, "monthly": "#e0a458", "weekly": INK, "ours": ACCENT}
+    figure = Figure(figsize=(8, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    gain, trained = figure.subplots(2, 1, sharex=True)
+    weeks = found.weeks.astype("datetime64[us]")
+    for name, colour in colours.items():
+        saved = np.cumsum(results["never"].regret - results[name].regret)
+        gain.plot(weeks, 100 * saved, color=colour, label=name)
+        trained.plot(weeks, np.cumsum(results[name].trained), color=colour, label=name)
+        if name != "never":
+            share = f" {gain_share(results, name):.0%} of the gain"
+            gain.annotate(share, (weeks[-1], 100 * saved[-1]), color=colour, fontsize=8, va="center")
+            total = f" {results[name].trainings:,}"
+            trained.annotate(total, (weeks[-1], results[name].trainings), color=colour, fontsize=8, va="center")
+    gain.set_ylabel("cumulated gain over never training,\n% of a week's error")
+    trained.set_ylabel("series-trainings, cumulated")
+    gain.legend(fontsize=8, frameon=False, title="retraining", title_fontsize=8)
+    for ax in (gain, trained):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+        ax.margins(x=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=80)
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+
+
+def table(title: str, rows: Mapping[str, Score], rates: Mapping[str, float], replays: Mapping[str, Replay]) -> None:
+    """One line a method; rates: rows of the landed data a second; replays: what trainings by its alarms did to EIA."""
+    head = ("found", "of", "median", "90 %", "flags", "alarms", "quiet", "gain<2%", "gain", "trainings", "rows/s")
+    unit = ("", "", "weeks", "weeks", "of 1,000", "of 1,000", "weeks", "", "share", "", "")
+    widths = (7, 4, 7, 7, 9, 9, 6, 8, 8, 10, 12)
     print(f"\n{title}")
     for words in (head, unit):
-        widths = zip(words, (7, 4, 7, 7, 9, 6, 8, 9, 12), strict=True)
-        print(f"{'':34} " + " ".join(f"{word:>{width}}" for word, width in widths))
+        print(f"{'':34} " + " ".join(f"{word:>{width}}" for word, width in zip(words, widths, strict=True)))
     for name, result in rows.items():
-        print(line(name, result, rates.get(name)), flush=True)
+        told = [
+            f"{result.found:.1%}",
+            f"{len(result.delays)}",
+            f"{result.delay(0.5):.0f}",
+            f"{result.delay(0.9):.0f}",
+            f"{result.false_per_1000:.1f}",
+            f"{1000 * result.false_alarms / max(result.quiet, 1):.1f}",
+            f"{result.quiet}",
+            f"{result.low / result.alarms:.1%}" if result.alarms else "",
+            f"{gain_share(replays, name):.1%}" if name in replays else "",
+            f"{replays[name].trainings}" if name in replays else "",
+            f"{rates[name]:,.0f}" if name in rates else "",
+        ]
+        print(f"{name:34} " + " ".join(f"{word:>{width}}" for word, width in zip(told, widths, strict=True)))
+    sys.stdout.flush()
 
 
-def chosen(tuned: Sequence[Fleet], options: Sequence[Sequence[Mask]]) -> int:
-    """The parameter with the best score on the tuning halves: options by source, each a mask for every parameter."""
-    totals = [
-        sum((score(f.regret, o[k]) for f, o in zip(tuned, options, strict=True)), _NOTHING)
-        for k in range(len(options[0]))
-    ]
-    return min(range(len(totals)), key=lambda k: totals[k].order)
+Flags = dict[str, list[list[Mask]]]
+"""By method, half and source."""
 
 
-_NOTHING = Score(np.zeros(0), 0, 0, 0, 0, 0)
+@dataclass(frozen=True)
+class Flagged:
+    """What every method flags. rates: rows a second. parameters: which of its own each peer uses. methods: those here,
+    with their parameters."""
+
+    flags: Flags
+    rates: dict[str, float]
+    parameters: dict[str, int]
+    methods: dict[str, Method]
 
 
-def injected_table() -> dict[str, dict[str, float]]:
-    """What was injected, by kind: cost over the eight weeks after, found, delay; flags of what must not alarm."""
-    outcomes: dict[tuple[int, str], list[tuple[float, float, int, bool]]] = {}
-    for found, cases in rounds():
-        for half, fleet in enumerate(fleets("injected", found, ())):
-            flagged, regret = challenger(fleet), fleet.regret
-            place = dict(zip(np.flatnonzero(fleet.rows).tolist(), range(len(regret)), strict=True))
-            for case in cases:
-                row = place.get(case.row)
-                if row is None or flagged[row, case.week - 1]:
-                    continue  # of the other half, or drifted before by itself
-                span = slice(case.week, case.week + AHEAD)
-                hit = np.flatnonzero(flagged[row, span])
-                delay = float(hit[0] + 1) if len(hit) else np.inf
-                outcome = (float(np.nanmean(regret[row, span])), delay, len(hit), case.named)
-                outcomes.setdefault((half, case.kind), []).append(outcome)
-    figures: dict[str, dict[str, float]] = {}
-    for half, title in ((1, "REPORTED half"), (0, "the half that parameters were chosen on")):
-        print(f"\ninjected, {title}: drifts that must be found where they cost 10 % or more")
-        print(f"{'':34} {'cases':>6} {'cost':>8} {'>= 10 %':>8} {'found':>8} {'median weeks':>13}")
-        delays: list[float] = []
-        for kind in DRIFTS:
-            mine = outcomes.get((half, kind.__name__), [])
-            dear = [delay for cost, delay, _, _ in mine if cost >= EVENT]
-            delays += dear
-            print(_injected_line(kind.__name__, [cost for cost, *_ in mine], dear))
-        print(_injected_line("all", [o[0] for kind in DRIFTS for o in outcomes.get((half, kind.__name__), [])], delays))
-        print(f"injected, {title}: what must not alarm as drift")
-        print(f"{'':34} {'cases':>6} {'cost':>8} {'flags of 1,000 weeks':>22} {'named':>8}")
-        flags, named = [], []
-        for kind in HARMLESS:
-            mine = outcomes.get((half, kind.__name__), [])
-            hits, calls = [count for _, _, count, _ in mine], [call for *_, call in mine]
-            flags += hits
-            told = ""
-            if kind in FAULTS:
-                named += calls
-                told = f"{np.mean(calls):8.1%}"
-            cost = np.mean([cost for cost, *_ in mine])
-            rate = 1000 * sum(hits) / (AHEAD * max(len(mine), 1))
-            print(f"{kind.__name__:34} {len(mine):6d} {cost:8.1%} {rate:22.1f} {told}")
-        per_1000 = 1000 * sum(flags) / (AHEAD * max(len(flags), 1))
-        print(f"{'all':34} {len(flags):6d} {'':8} {per_1000:22.1f} {np.mean(named):8.1%}")
-        if half == 1:
-            found_share = float(np.isfinite(delays).mean()) if delays else float("nan")
-            median = float(np.quantile(delays, 0.5, method="inverted_cdf")) if delays else float("nan")
-            figures["injected"] = {"found": found_share, "median_delay": median}
-            figures["must_not"] = {"per_1000": per_1000, "quality_named": float(np.mean(named))}
-    return figures
+def flagged(sources: Mapping[str, Aged], halved: Sequence[Sequence[Fleet]], peers: Peers | None) -> Flagged:
+    """All methods on all halves (tuned, reported), by source; parameters chosen on the first."""
+    tuned = halved[0]
+    rows = WEEK_HOURS * sum(int(np.isfinite(fleet.regret).sum()) for half in halved for fleet in half)
+    rule = [[mlops_rule(fleet, factor) for factor in RULE_FACTORS] for fleet in tuned]
+    factor = RULE_FACTORS[chosen(tuned, rule)]
+    methods: dict[str, Method] = OURS | {
+        f"mlops-stacks rule, {factor} x": lambda fleet: mlops_rule(fleet, factor),
+        "calendar, monthly": calendar,
+    }
+    found = Flagged({}, {}, {}, methods)
+    for name, method in methods.items():
+        say(name)
+        method(tuned[0])  # imports
+        began = time.perf_counter()
+        found.flags[name] = [[method(fleet) for fleet in half] for half in halved]
+        found.rates[name] = rows / (time.perf_counter() - began)
+    if peers:
+        told = []
+        for source, aged in sources.items():
+            say(f"other libraries on {source}")
+            told.append(peers.flags(aged))
+        for peer, title in PEERS.items():
+            options = [
+                [[masks[peer][fleet.rows][:, :, k] for k in range(masks[peer].shape[2])] for fleet, (masks, _) in pairs]
+                for pairs in (list(zip(half, told, strict=True)) for half in halved)
+            ]
+            best = found.parameters[peer] = chosen(tuned, options[0])
+            found.flags[title] = [[choice[best] for choice in half] for half in options]
+            found.rates[title] = rows / sum(seconds[peer] for _, seconds in told)
+    return found
 
 
-def _injected_line(name: str, costs: Sequence[float], delays: Sequence[float]) -> str:
-    found = f"{np.isfinite(delays).mean():8.1%}" if len(delays) else f"{'':8}"
-    median = f"{np.quantile(delays, 0.5, method='inverted_cdf'):13.0f}" if len(delays) else ""
-    return f"{name:34} {len(costs):6d} {np.mean(costs):8.1%} {len(delays):8d} {found} {median}"
+def replays(aged: Aged, found: Ages, rows: Mask, told: Flagged, peers: Peers | None) -> dict[str, Replay]:
+    """What each policy and each method's alarms do to some series of EIA."""
+    results = {name: replayed(found, rows, by_calendar(rows, weeks)) for name, weeks in CALENDARS.items()}
+    for name, method in told.methods.items():
+        if method is calendar:
+            results[name] = results["monthly"]
+            continue
+        say(f"replay: {name}")
+        results[name] = replayed(found, rows, by_flags(found, aged, rows, method))
+    results["ours"] = results[VERDICT]
+    if peers:
+        say("replay: other libraries")
+        for peer, in_force in peers.in_force(aged, ages_path(EIA), rows, told.parameters).items():
+            results[PEERS[peer]] = outcome(found, rows, in_force)
+    return results
 
 
 def verdict_line() -> None:
@@ -353,7 +259,7 @@ def verdict_line() -> None:
     print(f"\nverdicts of 10,000 series x 52 weeks: {time.perf_counter() - began:.2f} s")
 
 
-def speed_line(interpreter: Path) -> dict[str, float]:
+def speed_line(peers: Peers) -> dict[str, float]:
     """Our five distances on 1M + 1M rows of ten columns, in units of NannyML's Wasserstein in the same run."""
     rng = np.random.default_rng(0)
     columns = [(rng.normal(size=1_000_000), rng.normal(size=1_000_000)) for _ in range(10)]
@@ -361,11 +267,7 @@ def speed_line(interpreter: Path) -> dict[str, float]:
     for before, after in columns:
         distances(before, after)
     ours = time.perf_counter() - began
-    script = Path(__file__).with_name("drift_peers.py")
-    said = subprocess.run(
-        [interpreter, script, "speed"], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    theirs = float(said.stdout.split()[-1])
+    theirs = peers.seconds_of_distances()
     print(f"\n1M + 1M rows, ten columns: our five distances {ours:.2f} s, NannyML's Wasserstein {theirs:.2f} s")
     return {"vs_nannyml": ours / theirs}
 
@@ -373,94 +275,81 @@ def speed_line(interpreter: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--picture", type=Path, help="also draw the replay there, a PNG")
     parser.add_argument("--peers", type=Path, help="folder of the peers' environment (default: in LAKEHOUSE_HOME)")
-    parser.add_argument("--no-peers", action="store_true", help="only what is ours")
-    parser.add_argument("--no-replay", action="store_true", help="without the replay of retraining policies")
-    parser.add_argument("--no-injected", action="store_true", help="without what is injected into real series")
+    parser.add_argument("--no-peers", action="store_true", help="only what is ours; leaves out streams")
+    parser.add_argument("--only", choices=("real", "injected", "streams"), help="one part instead of all")
     arguments = parser.parse_args()
-    sources = {source.name: (real(source), source.left_out) for source in (EIA, PJM)}
-    halved = {name: list(fleets(name, *source)) for name, source in sources.items()}
-    tuned, reported = ([pair[k] for pair in halved.values()] for k in (0, 1))
-
-    rates: dict[str, float] = {}
-    challenger(tuned[0])  # imports
     began = time.perf_counter()
-    ours = [[challenger(fleet) for fleet in half] for half in (tuned, reported)]
-    series_weeks = sum(int(np.isfinite(fleet.regret).sum()) for half in (tuned, reported) for fleet in half)
-    rates["ours, challenger"] = series_weeks / (time.perf_counter() - began)
-    alarms = {"ours, challenger": ours}
-    rule = [[[mlops_rule(fleet, factor) for factor in RULE_FACTORS] for fleet in half] for half in (tuned, reported)]
-    best = chosen(tuned, rule[0])
-    alarms[f"mlops-stacks rule, {RULE_FACTORS[best]} x"] = [[options[best] for options in half] for half in rule]
-    alarms["calendar, monthly"] = [[calendar(fleet) for fleet in half] for half in (tuned, reported)]
+    peers = None
     if not arguments.no_peers:
         folder = arguments.peers or get_settings().home / "peers_drift"
-        interpreter = peers_python(folder, "peers_drift.txt")
-        found = [peers(aged, interpreter) for aged, _ in sources.values()]
-        for peer, title in PEERS.items():
-            options = [
-                [[masks[peer][fleet.rows][:, :, k] for k in range(masks[peer].shape[2])] for fleet, (masks, _) in pairs]
-                for pairs in (list(zip(half, found, strict=True)) for half in (tuned, reported))
-            ]
-            best = chosen(tuned, options[0])
-            alarms[title] = [[choice[best] for choice in half] for half in options]
-            rates[title] = series_weeks / sum(seconds[peer] for _, seconds in found)
+        peers = Peers(peers_python(folder, "peers_drift.txt"))
+    figures: dict[str, dict[str, float]] = {}
+    if arguments.only in (None, "real"):
+        figures |= real_part(peers, arguments.picture)
+    if arguments.only in (None, "injected"):
+        figures |= injected_part()
+    if arguments.only in (None, "streams") and peers:
+        drift_streams.part(peers)
+    if arguments.only is None:
+        verdict_line()
+        if peers:
+            figures["speed"] = speed_line(peers)
+    print(f"\nthe whole took {(time.perf_counter() - began) / 60:.1f} minutes")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2))
+    reached = figures.get("real", {})
+    missed = [
+        name for name, value in reached.items() if (value < GOALS[name] if name == "found" else value > GOALS[name])
+    ]
+    print(f"goals {GOALS}: {'MISSED: ' + ', '.join(missed) if missed else 'all reached'}")
+    sys.exit(1 if missed else 0)
 
-    scores: dict[str, list[list[Score]]] = {
+
+def real_part(peers: Peers | None, picture: Path | None) -> dict[str, dict[str, float]]:
+    """Real champions, and the replay."""
+    sources = {source.name: real(source) for source in (EIA, PJM)}
+    halved = list(zip(*(list(fleets(aged)) for aged in sources.values()), strict=True))
+    told = flagged(sources, halved, peers)
+    found = ages(EIA)
+    half_rows = list(halves(found.series))
+    by_half = [replays(sources[EIA.name], found, rows, told, peers) for rows in half_rows]
+    scores = {
         name: [
-            [score(f.regret, a) for f, a in zip(half, masks, strict=True)]
-            for half, masks in zip((tuned, reported), both, strict=True)
+            [score(f.regret, m) for f, m in zip(h, masks, strict=True)] for h, masks in zip(halved, both, strict=True)
         ]
-        for name, both in alarms.items()
+        for name, both in told.flags.items()
     }
-    titles = ("the half that parameters were chosen on", "REPORTED: the half of the series that nothing was chosen on")
-    for k, half in ((1, titles[1]), (0, titles[0])):
-        table(f"{half}; EIA and PJM", {n: sum(s[k], _NOTHING) for n, s in scores.items()}, rates if k else {})
-        for j, name in enumerate(halved):
-            few = {n: s[k][j] for n, s in scores.items()}
-            table(f"{half.split(':')[0]}, {name} alone ({len(halved[name][k].loss)} series)", few, {})
-    result = sum(scores["ours, challenger"][1], _NOTHING)
-    figures: dict[str, dict[str, float]] = {
+    for k in (1, 0):
+        all_of = {name: sum(both[k], NOTHING) for name, both in scores.items()}
+        table(f"{HALVES[k]}; EIA and PJM, gain and trainings of EIA", all_of, told.rates if k else {}, by_half[k])
+        for j, source in enumerate(sources):
+            few = {name: both[k][j] for name, both in scores.items()}
+            table(f"{HALVES[k].split(':')[0]}, {source} alone ({len(halved[k][j].loss)} series)", few, {}, {})
+        replay_table(HALVES[k], found, by_half[k])
+    print(f"(a weekly fit in shadow, all {len(found.series)} series, two years: {found.shadow_seconds:,.0f} CPU s)")
+    if picture:
+        replay_picture(picture, found, by_half[1])
+    result, ours = sum(scores[VERDICT][1], NOTHING), by_half[1]
+    share = ours["ours"].trainings / ours["weekly"].trainings
+    return {
         "real": {
             "found": result.found,
             "median_delay": result.delay(0.5),
             "false_per_1000": result.false_per_1000,
-        }
+        },
+        "replay": {"gain_share": gain_share(ours, "ours"), "trainings_share": share},
     }
-    verdict_line()
-    if not arguments.no_injected:
-        figures |= injected_table()
-    if not arguments.no_replay:
-        figures["replay"] = replay_table()
-    if not arguments.no_peers:
-        figures["speed"] = speed_line(interpreter)
-    missed = [
-        name
-        for name, goal in GOALS.items()
-        if (figures["real"][name] < goal if name == "found" else figures["real"][name] > goal)
-    ]
-    print(f"\ngoals {GOALS}: {'all reached' if not missed else 'MISSED: ' + ', '.join(missed)}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2))
-    sys.exit(1 if missed else 0)
 
 
-def replay_table() -> dict[str, float]:
-    """Retraining policies on EIA, by half: the share of weekly retraining's gain, and of its trainings."""
-    found = ages(EIA)
-    print(f"\nEIA 2018-07 to 2020-06, retraining by series (all weekly fits: {found.seconds:,.0f} CPU s)")
-    print(f"{'':34} {'regret left':>12} {'gain share':>12} {'trainings':>10} {'share':>8}")
-    figures = {}
-    for half, rows in zip(("chosen on", "reported"), halves(found.series), strict=True):
-        results = {policy: replayed(found, rows, policy) for policy in ("never", "monthly", "weekly", "ours")}
-        never, weekly = results["never"], results["weekly"]
-        for policy, result in results.items():
-            gain = (never.loss - result.loss) / (never.loss - weekly.loss)
-            share = result.trainings / weekly.trainings
-            print(f"{half + ', ' + policy:34} {result.loss:12.2%} {gain:12.1%} {result.trainings:10d} {share:8.1%}")
-            if half == "reported" and policy == "ours":
-                figures = {"gain_share": gain, "trainings_share": share}
-    return figures
+def injected_part() -> dict[str, dict[str, float]]:
+    """What was injected into real series."""
+    found = drift_cases.outcomes(OURS, real(EIA))
+    for k in (1, 0):
+        drift_cases.channel_table(HALVES[k], {name: both[k] for name, both in found.items()})
+        drift_cases.kind_table(f"{VERDICT}, {HALVES[k]}", found[VERDICT][k])
+    return drift_cases.figures(found[VERDICT][1])
 
 
 if __name__ == "__main__":

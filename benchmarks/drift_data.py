@@ -109,6 +109,32 @@ class Aged:
         inputs = {n.removeprefix("input_"): found.pop(n) for n in list(found) if n.startswith("input_")}
         return cls(**found, inputs=inputs)
 
+    def take(self, rows: npt.NDArray[np.bool_], weeks: slice = slice(None)) -> "Aged":
+        """Some series, and some of the weeks."""
+
+        def cut(values: Array) -> Array:
+            return values[rows][:, weeks]
+
+        forecasts = (cut(values) for values in (self.y, self.champion, self.fresh))
+        return Aged(self.series[rows], self.weeks[weeks], *forecasts, {n: cut(a) for n, a in self.inputs.items()})
+
+    def after(self, earlier: "Aged") -> "Aged":
+        """With the weeks of the same series before these, of which there is no champion."""
+        order = [earlier.series.tolist().index(one) for one in self.series.tolist()]
+        weeks = earlier.weeks < self.weeks[0]
+
+        def joined(before: Array, values: Array) -> Array:
+            return np.concatenate([before[order][:, weeks], values], axis=1)
+
+        return Aged(
+            self.series,
+            np.concatenate([earlier.weeks[weeks], self.weeks]),
+            joined(earlier.y, self.y),
+            joined(np.full_like(earlier.champion, np.nan), self.champion),
+            joined(earlier.fresh, self.fresh),
+            {name: joined(earlier.inputs[name], values) for name, values in self.inputs.items()},
+        )
+
     def losses(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Mean absolute errors (S, W) of the champion and of the fresh fit in each week, and the hours that count."""
         both = np.isfinite(self.y) & np.isfinite(self.champion) & np.isfinite(self.fresh)
