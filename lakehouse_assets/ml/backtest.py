@@ -442,13 +442,20 @@ class Refit:
     standing: bool
 
     @classmethod
-    def plan(cls, model: Champion, shards: Shards, cutoff: int, seed: int, standing: bool) -> "Refit":
-        """What is fitted across series is fitted here; what only stands in for the recipe stays as it is."""
+    def plan(
+        cls, model: Champion, shards: Shards, cutoff: int, seed: int, standing: bool, alone: bool = True
+    ) -> "Refit":
+        """What is fitted across several shards is fitted here; what only stands in for the recipe stays as it is.
+
+        alone: False where the fits are not for all the series that are learned from.
+        """
         own = members(model.recipes[model.name], model.name)
         fits = model.shared if isinstance(model, ShardedForecast) else model.fits
         kept = {n: fits[n] for n, r in model.recipes.items() if is_shared(r) and n not in own}
         anew = {n: r for n, r in model.recipes.items() if n not in kept}
-        shared, _ = learn_shared(anew, shards, [cutoff], seed, model.feature_names)
+        # With a single shard it is fitted there, beside the recipes of the series instead of before them.
+        here = len(shards) > 1 or not alone
+        shared = learn_shared(anew, shards, [cutoff], seed, model.feature_names)[0] if here else {}
         return cls(model, kept | {name: found[-1] for name, found in shared.items()}, cutoff, seed, standing)
 
     def tasks(self, shards: Shards) -> Iterator[tuple["Refit", Shard]]:
@@ -468,6 +475,7 @@ def _refit(refit: Refit, shard: Shard, panel: Panel) -> FittedForecast:
     recipes = model.recipes_of(shard.series)
     panel = panel.select(model.feature_names)
     own = [n for n, r in recipes.items() if not isinstance(r, Blend) and n not in refit.shared]
+    own.sort(key=lambda name: not is_shared(recipes[name]))  # what takes longest first
 
     def learn(name: str) -> Fit:
         recipe: Any = recipes[name]

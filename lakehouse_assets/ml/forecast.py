@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from lakehouse_assets.ml import auto, backtest, drift, gate, inputs, intervals
-from lakehouse_assets.ml.backtest import Champion, Fold, Plan, Refit, Week, is_shared
+from lakehouse_assets.ml.backtest import Champion, Fold, Plan, Refit, Week
 from lakehouse_assets.ml.definition import (
     CHAMPION,
     BacktestResult,
@@ -344,26 +344,42 @@ class Forecast:
     ) -> pl.DataFrame:
         """See :func:`lakehouse_assets.ml.drift.weekly_losses`; ``fresh`` is fitted at the start of the week."""
         shards = self.dataset(dataset)
-        if isinstance(champion, Fleet):
-            # Each version against a fresh fit of its own recipe; one that learns across series learns from all.
-            found = []
-            for version, served in champion.series_by_version(shards.series).items():
-                model = champion.models[version]
-                alone = len(served) < len(shards.series) and not any(map(is_shared, model.recipes.values()))
-                mine = shards.of_series(served) if alone else shards
-                theirs = fresh.models[version] if isinstance(fresh, Fleet) else fresh
-                losses = self.weekly_losses(model, mine, week, fresh=theirs, seed=seed)
-                found.append(losses.filter(pl.col("series_id").is_in(served)))
-            return pl.concat(found)
+        if not isinstance(champion, Fleet):
+            return self._losses_of(champion, shards, shards.series, week, fresh, seed)
+        # Each version against a fresh fit of its own recipe, and that only for those whom it serves.
+        versions = champion.series_by_version(shards.series)
+        return pl.concat(
+            self._losses_of(
+                champion.models[version],
+                shards,
+                served,
+                week,
+                fresh.models[version] if isinstance(fresh, Fleet) else fresh,
+                seed,
+            )
+            for version, served in versions.items()
+        )
+
+    def _losses_of(
+        self,
+        champion: Champion,
+        shards: Shards,
+        served: Sequence[str],
+        week: datetime,
+        fresh: Champion,
+        seed: int | None,
+    ) -> pl.DataFrame:
+        """The losses of a version for the series that it serves; what learns across series learns from all of them."""
         start = microseconds(week)
         # Half a day short: a week in which the clock changes has its issue times an hour earlier or later.
         days = Week(start, start + WEEK * DAY_US - DAY_US // 2)
         seed = champion.seed if seed is None else seed
+        mine = shards if len(served) == len(shards.series) else shards.of_series(served)
         if fresh is None:
-            refit = Refit.plan(champion, shards, start, seed, standing=False)
+            refit = Refit.plan(champion, shards, start, seed, standing=False, alone=mine is shards)
         else:
             refit = Refit(champion, {}, start, seed, standing=False)
-        tasks = ((r, fresh and fresh.only(shard.series), shard, days) for r, shard in refit.tasks(shards))
+        tasks = ((r, fresh and fresh.only(shard.series), shard, days) for r, shard in refit.tasks(mine))
         rows = [
             drift.weekly_losses(window.series, week, window.target, ours, theirs, champion.expected_loss)
             for window, ours, theirs in each(backtest.week_of_shard, tasks)
