@@ -15,6 +15,7 @@ from lakehouse_assets.lake.clock import Clock
 from lakehouse_assets.lake.io_manager import DeltaIOManager
 from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lifecycle.build import lifecycle
+from lakehouse_assets.lifecycle.reports import ReportsResource
 from lakehouse_assets.ml.definition import ModelDefinition
 from lakehouse_assets.operation.execution import progress_logger
 from lakehouse_assets.registry.resource import MlflowResource, RegistryResource
@@ -49,7 +50,7 @@ def build_definitions(settings: Settings | None = None, package: ModuleType = la
 
 
 def resources(settings: Settings) -> dict[str, object]:
-    """The resources: storage, registry and clock."""
+    """The resources: storage, registry, clock and pages."""
     registry = RegistryResource(
         tracking_uri=settings.mlflow_tracking_uri, artifact_root=str(settings.mlflow_artifact_root)
     )
@@ -60,6 +61,7 @@ def resources(settings: Settings) -> dict[str, object]:
         # For assets of your own that log to MLflow as with dagster-mlflow.
         "mlflow": MlflowResource(registry=registry, experiment_name="lakehouse_assets"),
         "clock": Clock(),
+        "reports": ReportsResource(folder=str(settings.reports)),
     }
 
 

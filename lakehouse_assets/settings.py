@@ -6,13 +6,17 @@ Nothing else in the package reads the environment. `lakehouse settings` prints w
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 if TYPE_CHECKING:
     from dagster import DefaultScheduleStatus, DefaultSensorStatus
+
+
+_WEB = re.compile(r"https?://[!-~]+")
+_MAILBOX = re.compile(r"[^\s@,<>]+@[^\s@,<>]+")
 
 
 class SettingsError(ValueError):
@@ -57,6 +61,30 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the servers of `lakehouse ui` bind to.")
     dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster web UI.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="Port of the MLflow UI.")
+    dagster_url: str | None = Field(
+        None, description="Address of the Dagster web UI as others reach it, for links; by default from host and port."
+    )
+    reports_url: str | None = Field(
+        None, description="Address under which the home's folder `reports` is served, for links; by default its path."
+    )
+    alert_webhook: SecretStr | None = Field(
+        None, description="Address that alerts are posted to as JSON (a secret); none: no such alerts."
+    )
+    alert_email_to: str | None = Field(
+        None, description="Addresses that alerts are mailed to, separated by commas; none: no such alerts."
+    )
+    alert_email_from: str | None = Field(
+        None, validate_default=True, description="Address that alerts are mailed from; by default the first they go to."
+    )
+    smtp_host: str = Field("localhost", description="The mail server.")
+    smtp_port: int = Field(587, ge=1, le=65535, description="Port of the mail server.")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="How the connection to the mail server is encrypted: after a greeting, at once, or not."
+    )
+    smtp_user: str | None = Field(None, description="User at the mail server; none: no login.")
+    smtp_password: SecretStr | None = Field(
+        None, validate_default=True, description="Password at the mail server (a secret)."
+    )
 
     @field_validator("home", "data")
     @classmethod
@@ -85,6 +113,54 @@ class Settings(BaseSettings):
         if engine in wanted and not re.fullmatch(wanted[engine][0], value or ""):
             raise ValueError(f"LAKEHOUSE_ENGINE={engine} needs the address of its cluster, as {wanted[engine][1]}")
         return value
+
+    @field_validator("dagster_url", "reports_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not _WEB.fullmatch(value):
+            raise ValueError("is no address such as https://dagster.example.org")
+        return value.rstrip("/") if value else None
+
+    @field_validator("alert_webhook")
+    @classmethod
+    def _secret_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _WEB.fullmatch(value.get_secret_value()):
+            raise ValueError("is no address such as https://chat.example.org/hooks/...")
+        return value
+
+    @field_validator("alert_email_to", "alert_email_from")
+    @classmethod
+    def _mailboxes(cls, value: str | None, info: ValidationInfo) -> str | None:
+        addresses = [] if value is None else [one.strip() for one in value.split(",")]
+        if not all(_MAILBOX.fullmatch(one) for one in addresses):
+            raise ValueError("is no list of mail addresses, as ops@example.org, grid@example.org")
+        if info.field_name == "alert_email_from" and len(addresses) > 1:
+            raise ValueError("mails come from one address")
+        return ", ".join(addresses) or None
+
+    @field_validator("smtp_password")
+    @classmethod
+    def _login(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if (value is None) != (info.data.get("smtp_user") is None):
+            raise ValueError("LAKEHOUSE_SMTP_USER and LAKEHOUSE_SMTP_PASSWORD are given both or neither")
+        if value is not None and info.data.get("smtp_security") == "none":
+            raise ValueError("is not sent unencrypted; unset it, or set LAKEHOUSE_SMTP_SECURITY to starttls or tls")
+        return value
+
+    @property
+    def alert_mailboxes(self) -> list[str]:
+        """Addresses that alerts are mailed to."""
+        return self.alert_email_to.split(", ") if self.alert_email_to else []
+
+    @property
+    def dagster_address(self) -> str:
+        """Address of the Dagster web UI, without a slash at the end."""
+        return self.dagster_url or f"http://{self.host}:{self.dagster_port}"
+
+    @property
+    def reports(self) -> Path:
+        """Folder of the pages about findings."""
+        return self.home / "reports"
 
     @property
     def lake_uri(self) -> str:
@@ -138,8 +214,13 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [f"LAKEHOUSE_{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()]
-        raise SettingsError("; ".join(lines)) from None
+        raise SettingsError("; ".join(_line(str(e["loc"][0]), e["input"], e["msg"]) for e in error.errors())) from None
+
+
+def _line(name: str, value: object, said: str) -> str:
+    if SecretStr in get_args(Settings.model_fields[name].annotation):
+        value = None if value is None else "**********"
+    return f"LAKEHOUSE_{name.upper()}={value!r}: {said}"
 
 
 @lru_cache(maxsize=1)

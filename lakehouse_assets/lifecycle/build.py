@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from lakehouse_assets.lifecycle.alerts import alert_definitions
 from lakehouse_assets.lifecycle.monitoring import drift_asset, errors_asset
 from lakehouse_assets.lifecycle.prediction import prediction_asset
 from lakehouse_assets.lifecycle.promotion import promotion_asset
@@ -21,4 +22,5 @@ def lifecycle(definition: ModelDefinition) -> dg.Definitions:
             asset_checks=[*contracts, *(check for _, check in stages)],
         ),
         retraining_definitions(definition),
+        alert_definitions(definition),
     )

@@ -16,6 +16,7 @@ from lakehouse_assets.lifecycle.engine import engine
 from lakehouse_assets.lifecycle.fleet import FleetRegistry
 from lakehouse_assets.lifecycle.names import Names, table_key
 from lakehouse_assets.lifecycle.pictures import picture_metadata
+from lakehouse_assets.lifecycle.reports import ReportsResource, publish
 from lakehouse_assets.ml.definition import DriftVerdict, ModelDefinition
 from lakehouse_assets.registry.resource import RegistryResource
 from lakehouse_assets.settings import get_settings
@@ -109,7 +110,7 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
         ],
     )
     def drift(
-        context: dg.AssetExecutionContext, lake: LakeResource, registry: RegistryResource
+        context: dg.AssetExecutionContext, lake: LakeResource, registry: RegistryResource, reports: ReportsResource
     ) -> dg.MaterializeResult:
         store, member = registry.registry(), kind.keys[1]
         fleet = FleetRegistry(definition.name, store, lake.lake())
@@ -171,8 +172,12 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
         verdict = kind.verdict(history, definition.drift)
         if verdict.window_end is None:
             return _no_report("no week since the champion was trained has enough hours to score")
-        report = _report_name(verdict.window_end - WEEK, zone)
-        return _report(report, in_force.champion, verdict, moved, kind.drift_pictures(history), table.version())
+        report, champion = _report_name(verdict.window_end - WEEK, zone), in_force.champion
+        shown: dict[str, Any] = {
+            **publish(context, reports.reports(), definition, report, champion, verdict, moved, history),
+            **picture_metadata(kind.drift_pictures(history)),
+        }
+        return _report(report, champion, verdict, moved, shown, table.version())
 
     return drift, contract_check(drift, contract)
 
@@ -209,7 +214,7 @@ def _report(
     champion: int,
     verdict: DriftVerdict,
     moved: pl.DataFrame,
-    pictures: Mapping[str, bytes],
+    further: Mapping[str, Any],
     version: int,
 ) -> dg.MaterializeResult:
     """The latest verdict as metadata (the sensor reads it), as a check that warns, and as a picture."""
@@ -222,10 +227,8 @@ def _report(
         "window_end": report,
         **summary,
         "delta_version": version,
-        **picture_metadata(pictures),
+        **further,
     }
-    if verdict.findings:
-        shown["findings"] = dg.MetadataValue.json(list(verdict.findings))
     if not moved.is_empty():
         shown["what_moved"] = dg.MetadataValue.json(json.loads(moved.write_json()))
     return dg.MaterializeResult(

@@ -6,6 +6,9 @@ import dagster as dg
 
 TRIGGER_TAG = "lakehouse/trigger"
 REPORT_TAG = "lakehouse/report"
+ALERT_TAG = "lakehouse/alert"
+CHANNEL_TAG = "lakehouse/channel"
+ATTEMPT_TAG = "lakehouse/attempt"
 REQUESTED_AT_TAG = "lakehouse/requested_at"
 
 
@@ -69,6 +72,16 @@ class Names:
     def monitor_job(self) -> str:
         """The job that looks for drift."""
         return f"{self.model}_monitor"
+
+    @property
+    def alert_job(self) -> str:
+        """The job that sends an alert."""
+        return f"{self.model}_alert"
+
+    @property
+    def send(self) -> str:
+        """The only op of that job."""
+        return f"{self.model}_send"
 
     @property
     def pool(self) -> str:

@@ -410,6 +410,10 @@ class Kind(Protocol):
         """PNG pictures of the weekly losses by name."""
         ...
 
+    def finding_pictures(self, history: pl.DataFrame, finding: Mapping[str, Any]) -> dict[str, bytes]:
+        """PNG pictures of one finding by name, from the weekly losses."""
+        ...
+
 
 @dataclass(frozen=True)
 class ModelDefinition:

@@ -6,9 +6,10 @@ is scored on the same origins; a fit at an origin learns only from targets that 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -422,6 +423,16 @@ class Forecast:
         from lakehouse_assets.ml import pictures
 
         return pictures.drift_pictures(history)
+
+    def finding_pictures(self, history: pl.DataFrame, finding: Mapping[str, Any]) -> dict[str, bytes]:
+        """The regret by week of a finding's members against the fleet, and their errors before and after: PNG."""
+        from lakehouse_assets.ml import pictures
+
+        since = finding.get("since")
+        at = datetime.fromisoformat(since) if since else None
+        if at is not None and at.tzinfo is None:  # on a local clock: hours do not matter in a picture of weeks
+            at = at.replace(tzinfo=UTC)
+        return pictures.finding_pictures(history, finding["members"], at)
 
 
 def _issue_times_a_day(issued: np.ndarray) -> int:

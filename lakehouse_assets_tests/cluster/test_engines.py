@@ -23,6 +23,7 @@ from lakehouse_assets.lifecycle.build import lifecycle
 from lakehouse_assets.lifecycle.engine import EngineNotThere, engine
 from lakehouse_assets.lifecycle.evidence import load_backtest
 from lakehouse_assets.lifecycle.names import Names
+from lakehouse_assets.lifecycle.reports import ReportsResource
 from lakehouse_assets.ml.definition import ModelDefinition
 from lakehouse_assets.ml.estimators import Blend, Boosting, SeasonalNaive
 from lakehouse_assets.ml.fitted import ShardedForecast
@@ -100,6 +101,7 @@ def train(lake: Path, store: Path, folder: Path, patch: pytest.MonkeyPatch, hear
             tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", artifact_root=str(folder / "mlartifacts")
         ),
         "clock": Clock(),
+        "reports": ReportsResource(folder=str(folder / "reports")),
     }
     definitions = dg.Definitions.merge(
         lifecycle(definition),

@@ -14,6 +14,7 @@ from lakehouse_assets.lake.clock import Clock
 from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lake.table import Lake, Table
 from lakehouse_assets.lifecycle.build import lifecycle
+from lakehouse_assets.lifecycle.reports import ReportsResource
 from lakehouse_assets.ml.definition import DriftPolicy, ModelDefinition, RetrainPolicy
 from lakehouse_assets.ml.estimators import Ridge, SeasonalNaive
 from lakehouse_assets.ml.forecast import Forecast
@@ -116,6 +117,7 @@ def definitions_of(definition: ModelDefinition, folder: Path) -> dg.Definitions:
                     tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", artifact_root=str(folder / "mlartifacts")
                 ),
                 "clock": Clock(),
+                "reports": ReportsResource(folder=str(folder / "reports")),
             },
             executor=dg.in_process_executor,
         ),

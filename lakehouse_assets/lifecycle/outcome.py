@@ -1,0 +1,75 @@
+"""What came of a drift report: whether a training was asked for, and how it ended, as the event log has it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from lakehouse_assets.lifecycle.names import REPORT_TAG, REQUESTED_AT_TAG, Names
+from lakehouse_assets.ml.definition import ModelDefinition
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done about a report.
+
+    state: ``none`` (no training), ``asked`` (one is under way or will be repeated), ``promoted``, ``kept`` or
+    ``failed`` (none is left to try).
+    """
+
+    state: str
+    sentence: str
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will come of the report."""
+        return self.state in ("promoted", "kept", "failed")
+
+
+def outcome_of(instance: dg.DagsterInstance, definition: ModelDefinition, report: str, verdict: str) -> Outcome:
+    """What has been done about a report so far."""
+    names = Names(definition.name)
+    runs = instance.get_runs(dg.RunsFilter(job_name=names.retrain_job, tags={REPORT_TAG: report}))
+    if not runs:
+        if verdict != "drift":
+            said = verdict.replace("_", " ")
+            return Outcome("none", f"No training is asked for: the verdict on the fleet is {said}.")
+        return Outcome(
+            "none",
+            "No training has been asked for yet: none is within "
+            f"{definition.retrain.cooldown_days} days of the last one, nor while another is under way.",
+        )
+    asked = f"A training was asked for{_on(runs)}"
+    done = next((run for run in runs if run.is_success), None)
+    if done is not None:
+        decided = _decision(instance, names, done.run_id)
+        if decided.get("decision") == "promoted":
+            return Outcome("promoted", f"{asked}: version {decided['version']} was promoted. {decided['reason']}")
+        reason = decided.get("reason", "it ended without a decision")
+        return Outcome("kept", f"{asked}: the champion stays. {reason}")
+    if any(not run.is_finished for run in runs):
+        return Outcome("asked", f"{asked}; it is under way.")
+    failed = f"{asked}; {_times(len(runs))}"
+    if len(runs) >= definition.retrain.maximum_attempts:
+        return Outcome("failed", f"{failed}. Mend the cause, then run job {names.retrain_job}.")
+    return Outcome("asked", f"{failed}, and it will be asked for again.")
+
+
+def _times(failed: int) -> str:
+    return "it failed" if failed == 1 else f"it failed {failed} times"
+
+
+def _on(runs: Sequence[dg.DagsterRun]) -> str:
+    """When the first was asked for."""
+    days = [run.tags[REQUESTED_AT_TAG][:10] for run in runs if REQUESTED_AT_TAG in run.tags]
+    return f" on {min(days)}" if days else ""
+
+
+def _decision(instance: dg.DagsterInstance, names: Names, run_id: str) -> Mapping[str, Any]:
+    """The metadata of the gate's decision in a run."""
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
+        made = entry.asset_materialization
+        if made is not None and made.asset_key == names.promotion:
+            return {name: value.value for name, value in made.metadata.items()}
+    return {}
