@@ -102,6 +102,51 @@ def test_an_engine_with_its_address_is_read(monkeypatch: pytest.MonkeyPatch) -> 
         assert (settings.engine, settings.engine_address, settings.workers) == (engine, address, None)
 
 
+def test_alerts_are_given_with_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_ALERT_EMAIL_TO", "ops@example.org,grid@example.org")
+    monkeypatch.setenv("LAKEHOUSE_DAGSTER_URL", "https://dagster.example.org/")
+    settings = read_settings()
+    assert settings.alert_mailboxes == ["ops@example.org", "grid@example.org"]
+    assert settings.dagster_address == "https://dagster.example.org"
+    monkeypatch.delenv("LAKEHOUSE_DAGSTER_URL")
+    monkeypatch.setenv("LAKEHOUSE_DAGSTER_PORT", "3001")
+    assert read_settings().dagster_address == "http://127.0.0.1:3001"
+    for name, value, said in (
+        ("ALERT_EMAIL_TO", "ops", "no list of mail addresses"),
+        ("ALERT_EMAIL_FROM", "a@example.org, b@example.org", "come from one address"),
+        ("REPORTS_URL", "pages.example.org", "no address such as"),
+        ("SMTP_USER", "lake", "given both or neither"),
+    ):
+        monkeypatch.setenv(f"LAKEHOUSE_{name}", value)
+        with pytest.raises(SettingsError, match=said):
+            read_settings()
+        monkeypatch.delenv(f"LAKEHOUSE_{name}")
+
+
+def test_secrets_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch, lakehouse: Commands, tmp_path: Path) -> None:
+    secret = "t0p-s3cret"
+    right = {
+        "LAKEHOUSE_ALERT_WEBHOOK": f"https://chat.example.org/{secret}",
+        "LAKEHOUSE_SMTP_USER": "lake",
+        "LAKEHOUSE_SMTP_PASSWORD": secret,
+    }
+    for name, value in right.items():
+        monkeypatch.setenv(name, value)
+    assert secret not in repr(read_settings())
+    ended = lakehouse("settings", home=tmp_path, env=right)
+    assert "LAKEHOUSE_SMTP_USER=lake" in ended.out
+    assert secret not in ended.out + ended.err
+    for wrong in (
+        {"LAKEHOUSE_ALERT_WEBHOOK": f"chat.example.org/{secret}"},
+        {"LAKEHOUSE_ALERT_WEBHOOK": f"https://chat.example.org/{secret}ä"},
+        {"LAKEHOUSE_SMTP_SECURITY": "none"},
+    ):
+        ended = lakehouse("settings", home=tmp_path, env={**right, **wrong})
+        assert ended.code == 2
+        assert "**********" in ended.err
+        assert secret not in ended.out + ended.err
+
+
 def test_the_command_lists_every_setting(lakehouse: Commands, tmp_path: Path) -> None:
     ended = lakehouse("settings", home=tmp_path, env={"LAKEHOUSE_SEED": "77"})
     assert ended.code == 0, ended.err

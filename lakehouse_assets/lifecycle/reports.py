@@ -149,9 +149,12 @@ class Reports:
             self._render(known)
 
     def read(self, model: str, report: str) -> Report | None:
-        """A report that was written; None where there is none."""
+        """A report that was written; None where there is none, or a file that is none."""
         file = self.folder / model / report / "report.json"
-        return Report(**json.loads(file.read_text())) if file.exists() else None
+        try:
+            return Report(**json.loads(file.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
 
     def reports(self, model: str) -> list[Report]:
         """All reports of a model that found something, the latest first."""
