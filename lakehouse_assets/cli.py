@@ -403,6 +403,8 @@ def _print_status(instance: "dg.DagsterInstance", settings: Settings) -> None:
         out.print(f"{name}: champion version {champion['version']} ({champion['candidate']}), backtest {metrics}")
         drift = model["drift"]
         out.print(f"  drift: {drift['verdict']} ({drift['series_drifted']} of {drift['series_tested']} series)")
+        if drift["pages"]:
+            out.print(f"  findings: {drift['pages']}", soft_wrap=True)
         if len(model["series"]["by_version"]) > 1 or model["series"]["pinned"]:
             served = ", ".join(f"{count:,} by version {v}" for v, count in model["series"]["by_version"].items())
             out.print(f"  series: {served}; {model['series']['pinned']:,} pinned")

@@ -188,14 +188,14 @@ def test_a_table_and_a_model_are_a_file_each(package: ModuleType) -> None:
         "monitoring/area_energy_drift:contract",
         "monitoring/area_energy_drift:no_drift",
     }
-    jobs = {"area_energy_retrain", "area_energy_predict", "area_energy_monitor"}
+    jobs = {"area_energy_retrain", "area_energy_predict", "area_energy_monitor", "area_energy_alert"}
     assert with_model["jobs"] == empty["jobs"] | jobs
     assert with_model["schedules"] == {
         "area_energy_predict_daily",
         "area_energy_monitor_weekly",
         "area_energy_retrain_monthly",
     }
-    assert with_model["sensors"] == empty["sensors"] | {"area_energy_drift_sensor"}
+    assert with_model["sensors"] == empty["sensors"] | {"area_energy_drift_sensor", "area_energy_alert_sensor"}
 
     (folder / "gold" / "area.py").unlink()
     (folder / "models" / "area_energy.py").unlink()

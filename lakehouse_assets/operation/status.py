@@ -74,6 +74,7 @@ def _drift(instance: dg.DagsterInstance, names: Names) -> dict[str, Any]:
         "window_end": shown.get("window_end"),
         "series_drifted": shown.get("series_drifted", 0),
         "series_tested": shown.get("series_tested", 0),
+        "pages": shown.get("pages"),
     }
 
 

@@ -52,7 +52,7 @@ def status_has_the_agreed_shape(built: House) -> None:
     assert {"mae", "mape", "mase"} <= set(model["champion"]["metrics"])
     assert model["challenger"] is None
     assert model["previous"] is None
-    assert set(model["drift"]) == {"verdict", "window_end", "series_drifted", "series_tested"}
+    assert set(model["drift"]) == {"verdict", "window_end", "series_drifted", "series_tested", "pages"}
     assert model["drift"]["verdict"] == "insufficient_data"
     (retrain,) = model["retrains"]
     assert set(retrain) == {"requested_at", "trigger", "run_id", "decision"}

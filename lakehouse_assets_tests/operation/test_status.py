@@ -24,7 +24,13 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def test_what_is_not_there_is_none(tmp_path: Path, instance: dg.DagsterInstance, registry: Registry) -> None:
-    drift = {"verdict": "insufficient_data", "window_end": None, "series_drifted": 0, "series_tested": 0}
+    drift = {
+        "verdict": "insufficient_data",
+        "window_end": None,
+        "series_drifted": 0,
+        "series_tested": 0,
+        "pages": None,
+    }
     nothing = {
         "champion": None,
         "challenger": None,
@@ -59,9 +65,16 @@ def test_a_training_that_failed_is_told_with_what_asked_for_it(
 def test_drift_is_that_of_the_latest_report(tmp_path: Path, instance: dg.DagsterInstance, registry: Registry) -> None:
     for week, verdict in (("2024-05-06", "ok"), ("2024-05-13", "drift")):
         report = {"verdict": verdict, "window_end": week, "series_drifted": 2, "series_tested": 3, "else": 1.0}
+        report["pages"] = dg.MetadataValue.path("reports/a/index.html")
         instance.report_runless_asset_event(dg.AssetMaterialization(["monitoring", "a_drift"], metadata=report))
     drift = status(Lake(tmp_path / "lake"), registry, instance, ["a"])["models"]["a"]["drift"]
-    assert drift == {"verdict": "drift", "window_end": "2024-05-13", "series_drifted": 2, "series_tested": 3}
+    assert drift == {
+        "verdict": "drift",
+        "window_end": "2024-05-13",
+        "series_drifted": 2,
+        "series_tested": 3,
+        "pages": "reports/a/index.html",
+    }
 
 
 def test_the_last_week_is_that_of_the_latest_comparison(
