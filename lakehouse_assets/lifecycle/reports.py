@@ -9,6 +9,7 @@ can be told in it later.
 
 import base64
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -163,16 +164,16 @@ class Reports:
 
     def _render(self, report: Report) -> None:
         folder, reports = self.folder / report.model / report.name, self.reports(report.model)
+        told: dict[str, dict[str, str]] = defaultdict(dict)
+        for one in reports:
+            for finding in one.findings if one.name < report.name else ():
+                told[finding["id"]][one.name] = f"../{one.name}/{finding['id']}.html"
+        drawn: dict[str, list[Path]] = defaultdict(list)
+        for file in sorted(folder.glob("*.png")):
+            drawn[file.name.split(".")[0]].append(file)
         for finding in report.findings:
-            before = {
-                one.name: f"../{one.name}/{finding['id']}.html"
-                for one in reports
-                if one.name < report.name and any(f["id"] == finding["id"] for f in one.findings)
-            }
-            pictures = {
-                file.name.split(".")[1]: file.read_bytes() for file in sorted(folder.glob(f"{finding['id']}.*.png"))
-            }
-            written = page(report, finding, pictures, before)
+            pictures = {file.name.split(".")[1]: file.read_bytes() for file in drawn[finding["id"]]}
+            written = page(report, finding, pictures, told[finding["id"]])
             _replace(self.page(report.model, report.name, finding["id"]), written.encode())
         _replace(self.index(report.model), index(report.model, reports).encode())
 

@@ -6,6 +6,7 @@ is, so that a new kind needs no change.
 """
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -41,32 +42,38 @@ def identified(findings: Sequence[Finding], earlier: Sequence[Finding], report: 
 
     earlier: findings of former reports, the latest first, with their ids. One that goes on lends its id once.
     """
+    places = defaultdict(list)
+    for i, one in enumerate(earlier):
+        for member in one["members"]:
+            places[member].append(i)
     lent: set[str] = set()
     out = []
     for finding in findings:
-        before = [one for one in earlier if one.get("id") not in lent and shared(finding, one) >= SAME_MEMBERS]
-        # The first of those that share most: the latest.
-        known = max(before, key=lambda one: shared(finding, one), default=None)
-        if known is None or "id" not in known:
+        common = Counter(i for member in finding["members"] for i in places[member])
+        part = {
+            i: count / (len(finding["members"]) + len(earlier[i]["members"]) - count)
+            for i, count in common.items()
+            if earlier[i]["id"] not in lent and _sort(earlier[i]) == _sort(finding)
+        }
+        # Of those that share most, the latest.
+        nearest = max(part, key=lambda i: (part[i], -i), default=None)
+        if nearest is None or part[nearest] < SAME_MEMBERS:
             own = {"id": _name(finding, report), "first_report": report}
         else:
-            own = {"id": known["id"], "first_report": known.get("first_report", report)}
+            own = {name: earlier[nearest][name] for name in ("id", "first_report")}
         lent.add(own["id"])
         out.append({**finding, **own})
     return out
 
 
-def shared(one: Finding, other: Finding) -> float:
-    """The part of all members of either finding that both have; 0 when they are of different kinds."""
-    a, b = set(one["members"]), set(other["members"])
-    if any(one.get(key) != other.get(key) for key in ("kind", "channel", "fault")) or not a | b:
-        return 0.0
-    return len(a & b) / len(a | b)
+def _sort(finding: Finding) -> tuple[Any, ...]:
+    """What findings have in common that can be the same."""
+    return tuple(finding.get(name) for name in ("kind", "channel", "fault"))
 
 
 def _name(finding: Finding, report: str) -> str:
     """A name that is safe as that of a file, whatever the members are called."""
-    content = repr((finding["kind"], finding.get("channel"), finding.get("fault"), sorted(finding["members"])))
+    content = repr((*_sort(finding), sorted(finding["members"])))
     return f"{_slug(str(finding['kind']))}-{_slug(report)}-{sha256(content.encode()).hexdigest()[:8]}"
 
 
