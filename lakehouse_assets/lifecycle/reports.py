@@ -242,5 +242,5 @@ def publish(
 def _earlier(instance: dg.DagsterInstance, names: Names) -> list[Mapping[str, Any]]:
     """The findings of the latest reports, the latest first, as the event log has them: pages may be elsewhere."""
     made = [record.asset_materialization for record in instance.fetch_materializations(names.drift, _REPORTS).records]
-    told = [one.metadata["findings"].value for one in made if one is not None and "findings" in one.metadata]
-    return [finding for findings in told for finding in findings if "id" in finding]  # type: ignore[union-attr]
+    told: list[Any] = [one.metadata["findings"].value for one in made if one is not None and "findings" in one.metadata]
+    return [finding for findings in told for finding in findings if "id" in finding]
