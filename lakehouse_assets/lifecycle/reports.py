@@ -91,7 +91,6 @@ def index(model: str, reports: Sequence[Report]) -> str:
             report,
             [
                 (
-                    words.kind_of(finding),
                     words.headline(finding, report.zone),
                     f"{report.name}/{finding['id']}.html",
                     finding["first_report"] if finding["first_report"] != report.name else None,

@@ -196,9 +196,9 @@ def drift_pictures(history: pl.DataFrame) -> dict[str, bytes]:
 
 
 def finding_pictures(history: pl.DataFrame, members: Sequence[str], since: datetime | None) -> dict[str, bytes]:
-    """regret: by week, of a finding's members against the fleet; before_and_after: their errors. PNG by name.
+    """week_by_week: regret of a finding's members against the fleet; before_and_after: their errors. PNG by name.
 
-    history: rows of weekly losses. Weeks from ``since`` on count as after; without one only the regret is drawn.
+    history: rows of weekly losses. Weeks from ``since`` on count as after; without one there is no before_and_after.
     """
     known = history.filter((pl.col("champion_loss") > 0) & (pl.col("fresh_loss") > 0)).with_columns(
         regret=100 * (pl.col("champion_loss") / pl.col("fresh_loss") - 1)
@@ -206,7 +206,7 @@ def finding_pictures(history: pl.DataFrame, members: Sequence[str], since: datet
     mine = known.filter(pl.col("series_id").is_in(members))
     if mine.is_empty():
         return {}
-    pictures = {"regret": _regret_by_week(known, mine, members, since)}
+    pictures = {"week_by_week": _regret_by_week(known, mine, members, since)}
     if since is not None and mine["week"].min() < since <= mine["week"].max():  # type: ignore[operator]
         pictures["before_and_after"] = _before_and_after(mine, since)
     return pictures
@@ -214,6 +214,8 @@ def finding_pictures(history: pl.DataFrame, members: Sequence[str], since: datet
 
 def _regret_by_week(known: pl.DataFrame, mine: pl.DataFrame, members: Sequence[str], since: datetime | None) -> bytes:
     """The weekly regret of the members, each when they are few, over the middle 80 % of the fleet's."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
     low, middle, high = (pl.col("regret").quantile(q).alias(f"q{q}") for q in (0.1, 0.5, 0.9))
     fleet = known.group_by("week").agg(low, middle, high).sort("week")
     figure, (ax,) = _figure(7, 3)
@@ -231,6 +233,9 @@ def _regret_by_week(known: pl.DataFrame, mine: pl.DataFrame, members: Sequence[s
         ax.plot(mine["week"], mine["regret"], color=ACCENT, marker=".", label=_text(members[0]))
     if since is not None:
         ax.axvline(since, color=INK, linewidth=0.8, linestyle="--")  # type: ignore[arg-type]
+    locator = AutoDateLocator()
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     ax.set_ylabel("errors above a fresh fit's, %", fontsize=8)
     ax.tick_params(labelsize=7)
     ax.legend(fontsize=7, frameon=False, loc="upper left")

@@ -93,7 +93,7 @@ def mailbox(refuse: int = 0, certificate: tuple[Path, Path] | None = None) -> It
     def authenticate(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
         right = isinstance(data, LoginPassword) and (data.login, data.password) == (b"lake", SECRET.encode())
         box.logins.append(right)
-        return AuthResult(success=right)
+        return AuthResult(success=right, handled=False)
 
     options: dict[str, Any] = {}
     if certificate:

@@ -48,10 +48,10 @@ def test_a_finding_is_drawn_against_the_fleet_whatever_its_members_are_called() 
     history = pl.DataFrame(rows, schema=schema, orient="row")
     for members in (ids[:1], ids):
         drawn = finding_pictures(history, members, weeks[4])
-        assert set(drawn) == {"regret", "before_and_after"}
+        assert set(drawn) == {"week_by_week", "before_and_after"}
         assert all(is_png(picture) for picture in drawn.values())
-    assert set(finding_pictures(history, ids[:1], weeks[0])) == {"regret"}, "there is no before"
-    assert set(finding_pictures(history, ids[:1], None)) == {"regret"}
+    assert set(finding_pictures(history, ids[:1], weeks[0])) == {"week_by_week"}, "there is no before"
+    assert set(finding_pictures(history, ids[:1], None)) == {"week_by_week"}
     assert finding_pictures(history, ["unknown"], weeks[4]) == {}
 
 
