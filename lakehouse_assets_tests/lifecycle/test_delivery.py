@@ -107,9 +107,10 @@ def test_encryption_and_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             deliver("email", mailed(box.port, smtp_password=SECRET, **login), **MESSAGE)
         monkeypatch.setenv("SSL_CERT_FILE", str(files[0]))
         assert deliver("email", mailed(box.port, smtp_password=SECRET, **login), **MESSAGE) == "email: taken"
+        wrong = SECRET[::-1]
         with pytest.raises(NotDeliveredError, match="email: SMTPAuthenticationError, answered 535") as raised:
-            deliver("email", mailed(box.port, smtp_password="wr0ng-secret", **login), **MESSAGE)
-        assert "wr0ng-secret" not in "".join(traceback.format_exception(raised.value))
+            deliver("email", mailed(box.port, smtp_password=wrong, **login), **MESSAGE)
+        assert wrong not in "".join(traceback.format_exception(raised.value))
         with pytest.raises(NotDeliveredError, match="email: SMTPSenderRefused, answered 530"):
             deliver("email", mailed(box.port, smtp_security="starttls"), **MESSAGE)
     assert box.logins[0]
