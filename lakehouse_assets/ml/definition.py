@@ -87,6 +87,8 @@ class DriftPolicy:
     fleet_share: the fleet has drifted when at least this share of the tested series has (and at least one), or when
     the mean regret of all of them exceeds the minimum effect significantly.
     cost: what a training of a series costs, as a share of its loss; where it is expected to save less it does not pay.
+    false_alarm_rate: the share of series-weeks without any change in which a threshold that is calibrated by resampling
+    is exceeded (channels that compare with a history).
     """
 
     weeks: int = 3
@@ -97,6 +99,7 @@ class DriftPolicy:
     minimum_stake: float = 0.04
     fleet_share: float = 0.1
     cost: float = 0.02
+    false_alarm_rate: float = 0.005
 
 
 @dataclass(frozen=True)
