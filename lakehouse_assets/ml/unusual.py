@@ -142,7 +142,7 @@ def _regressions(before: Array, now: Array, x0: Array, x: Array, fold: npt.NDArr
     low, high = (edge(np.nan_to_num(x0), axis=1)[:, None] for edge in (np.min, np.max))
     x0, x = np.nan_to_num(x0), np.clip(np.nan_to_num(x), low, high)
     x0, x = (np.concatenate([np.ones((*values.shape[:2], 1)), values], axis=2) for values in (x0, x))
-    there: Mask = np.isfinite(before).all(axis=2)
+    there: Mask = np.all(np.isfinite(before), axis=2)
     left = np.where(there[:, :, None], x0, 0.0)
     right = np.where(there[:, :, None], before, 0.0)
     squares, products = left.transpose(0, 2, 1) @ left, left.transpose(0, 2, 1) @ right
@@ -244,7 +244,7 @@ def _resampled(past: Array, latest: int, reference: int, upwards: Mask, seed: in
         squares += n * mean**2 - 2 * mean * total + PRIOR_SPREAD
         surprise = (window[each, at[0]] - mean) / np.sqrt(squares / (n + PRIOR_SPREAD))
         surprise /= np.sqrt(1 / latest + 1 / reference)
-        given: Mask = np.isfinite(z).any(axis=1)
+        given: Mask = np.any(np.isfinite(z), axis=1)
         directed = np.where(given[:, None], np.where(upwards, surprise, np.abs(surprise)), -np.inf)
         enough = count[:, None] >= LEAST_HISTORY
         null[start : start + size] = np.where(enough, directed.max(axis=2, initial=-np.inf), np.nan)
