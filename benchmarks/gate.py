@@ -24,7 +24,7 @@ from scipy.signal import lfilter
 from scipy.stats import t as student
 
 from lakehouse_assets.ml.definition import CHAMPION, BacktestResult, GatePolicy
-from lakehouse_assets.ml.gate import decide, decide_series, judge_series, series_evidence
+from lakehouse_assets.ml.gate import OWN, decide, decide_series, judge_series, series_evidence
 from lakehouse_assets.settings import get_settings
 
 Array = npt.NDArray[np.float64]
@@ -91,6 +91,7 @@ def frame(load: Array, champion: Array, challenger: Array) -> pl.DataFrame:
             "ts": ts.to_series().gather(np.tile(np.arange(hours), series)),
             "y": y,
             CHAMPION: y + champion.ravel(),
+            OWN: True,
             "challenger": y + challenger.ravel(),
             "reference": y + 3 * champion.ravel(),
         }
@@ -121,7 +122,7 @@ def t_test(values: Array) -> npt.NDArray[np.bool_]:
 def fleets(rng: np.random.Generator, runs: int, weeks: int, autocorrelation: float, tails: str) -> int:
     """How many of so many fleets of ten series, both models equal, the fleet's gate promotes."""
     promoted = 0
-    folds = pl.DataFrame({"fold": pl.Series(range(weeks), dtype=pl.Int32), "champion_own": [True] * weeks})
+    folds = pl.DataFrame({"fold": pl.Series(range(weeks), dtype=pl.Int32)})
     for _ in range(runs):
         losses = frame(*pair(rng, 10, weeks, autocorrelation, tails))
         result = BacktestResult("challenger", "", pl.DataFrame(), folds, losses.lazy(), {})

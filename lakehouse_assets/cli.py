@@ -240,6 +240,29 @@ def show(model: ModelName, series: OneSeries = None, as_json: AsJson = False) ->
 
 
 @app.command()
+def retrain(
+    model: ModelName,
+    series: Annotated[list[str] | None, typer.Option(help="Only this series; may be repeated.")] = None,
+) -> None:
+    """Train a challenger now, let the gate decide, and predict anew.
+
+    With --series only these are trained, and decided about one by one; the fleet's champion stays.
+    """
+    settings = _settings()
+    name = _definition(model).name
+    from lakehouse_assets.operation.execution import progress_bar
+    from lakehouse_assets.operation.fleet import list_models as read
+    from lakehouse_assets.operation.fleet import training_of
+
+    with _operator(settings) as operator:
+        with progress_bar(out, "lakehouse retrain") as (report, _):
+            operator.report = report
+            operator.run(**training_of(name, series or ()))
+        last = read(*_stores(settings), [name])[name]["last_decision"]
+    out.print(f"{name}: version {last['version']}: {last['reason']}")
+
+
+@app.command()
 def rollback(model: ModelName, series: OneSeries = None, group: OneGroup = None) -> None:
     """Put the champion before in force again: of the whole fleet, of a group, or of one series.
 

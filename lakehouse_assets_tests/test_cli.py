@@ -17,7 +17,10 @@ interval: 1h
 unit: {kind: power, name: MW}
 start: 2024-01-01
 """
-COMMANDS = ("quickstart", "run", "replay", "status", "models", "rollback", "pin", "unpin", "simulate", "settings", "ui")
+COMMANDS = (
+    *("quickstart", "run", "replay", "status", "models", "retrain", "rollback", "pin", "unpin"),
+    *("simulate", "settings", "ui"),
+)
 
 
 def assert_usage_error(ended: Ended, *said: str) -> None:
@@ -69,6 +72,7 @@ def test_as_a_module_and_without_a_command_it_shows_all_commands(tmp_path: Path)
         (["replay", "--start", "2024-01-01", "--end", "2024-02-01", "--step", "0d"], ["'0d' is no step"]),
         (["replay", "--start", "2024-01-01", "--end", "2024-02-01", "--step", ""], ["'' is no step"]),
         (["replay", "--start", "2024-01-01", "--end", "2024-02-01"], ["holds no source yet", "lakehouse run --config"]),
+        (["retrain", "no_such_model"], ["there is no model 'no_such_model'", "demand_forecast"]),
         (["rollback", "no_such_model"], ["there is no model 'no_such_model'", "demand_forecast"]),
         (["rollback", "demand_forecast"], ["demand_forecast has no champion"]),
         (["rollback", "demand_forecast", "--series", "a", "--group", "b"], ["give --series or --group, not both"]),

@@ -23,6 +23,14 @@ from lakehouse_assets.registry.tracking import CHAMPION, PREVIOUS, ChampionChang
 
 SINCE_CHANGE_TAG = "since_change"
 """Tag of a version: the change that was in force when it was compared with what was in force."""
+SCOPE_TAG, PARTIAL = "scope", "partial"
+"""Tag of a version: whether it was trained on the whole fleet, or on some of the members: a partial one.
+
+A partial version comes into force for its members one by one. It never is the fleet's champion, which must have
+something to say about everybody.
+"""
+ASKED_TAG = "asked"
+"""Tag of a version: why it was trained, on whom."""
 
 _UTC = pl.Datetime("us", "UTC")
 _COLUMNS: Columns = {
@@ -220,7 +228,8 @@ class FleetRegistry:
             kind: of the model.
             version: the challenger.
             whole: whether the gate promotes the fleet: then all members move but those that are pinned or harmed; else
-                only those whom the gate promotes by themselves, and the fleet's champion stays.
+                only those whom the gate promotes by themselves, and the fleet's champion stays. A partial challenger
+                never moves the fleet; all its members are told, those too that stay where they are.
             reason: the gate's, for the fleet.
             now: when it was decided.
             series: the gate's finding about each member: the member, `promote`, `harmed`, `reason`, and its evidence.
@@ -237,6 +246,8 @@ class FleetRegistry:
             rows, key = self._enter(kind, now), kind.keys[1]
             champion = self.store.get(self.name, CHAMPION)
             before = champion.version if champion else None
+            partial = self.is_partial(version)
+            whole = whole and not partial
             if before == version or (not whole and (before is None or series is None)):
                 return _unchanged(rows, before)
             last = 0 if rows.is_empty() else _last_change(rows)
@@ -250,24 +261,30 @@ class FleetRegistry:
             there = pl.col("current").eq_missing(version)
             changed = pl.col("since_change").fill_null(0) > (last if since_change is None else since_change)
             held = ~there & (pl.col("pinned") | changed | (pl.col("harmed") & whole))
+            moves = ~held if whole else ~held & pl.col("promote")
             # Where the fleet moves, who stays has a row that says why; else only who moves is told.
-            about = about if whole else about.filter("promote", ~held, ~there)
+            about = about if whole else about.filter(~there & (moves | partial))
             verdicts = about.select(
                 key,
                 "pinned",
-                "evidence",
-                to=pl.when(~held).then(pl.lit(version, pl.Int64)),
-                decision=pl.when(held).then(pl.lit("kept")).otherwise(pl.lit("promoted")),
+                evidence=pl.col("evidence").fill_null("{}"),
+                to=pl.when(moves).then(pl.lit(version, pl.Int64)),
+                decision=pl.when(moves).then(pl.lit("promoted")).otherwise(pl.lit("kept")),
                 reason=pl.when(held & pl.col("pinned"))
                 .then(pl.format("kept: pinned to version {}", "current"))
                 .when(held & changed)
                 .then(pl.lit("kept: another version came into force for it while the challenger was trained"))
-                .when(held | pl.col("promote"))
-                .then("reason")
+                .when(~moves | pl.col("promote"))
+                .then(pl.coalesce("reason", pl.lit(reason)))
                 .otherwise(pl.lit(reason)),
             )
+            if partial:  # who has no row stays without; nobody is told twice, as by a run that is repeated
+                told = ["decision", "reason", "evidence"]
+                kept = verdicts.filter(pl.col("to").is_null()).join(state.select(key), on=key, how="semi")
+                kept = kept.join(state, on=[key, *told], how="anti")
+                verdicts = pl.concat([verdicts.drop_nulls("to"), kept])
             retired = _retired(key, state, known, unscored)
-            if not verdicts["to"].count() and retired.is_empty():
+            if not verdicts["to"].count() and retired.is_empty() and not (partial and verdicts.height):
                 return _unchanged(rows, before)
             verdicts = pl.concat([verdicts, retired.select(verdicts.columns)])
             fleet = version if whole or before is None else before
@@ -298,7 +315,7 @@ class FleetRegistry:
                 chosen, what = rows.filter(pl.col("since_change") == pl.col("fleet_change")), "the fleet"
                 fleet = previous.version
             else:
-                chosen, what, fleet = self._chosen(key, rows, members), _say(members), champion
+                chosen, what, fleet = self._chosen(key, rows, members), say(members), champion
             free = chosen.filter(~pl.col("pinned") & pl.col("previous_version").is_not_null())
             if free.is_empty() and chosen["pinned"].any():
                 raise Pinned(f"{what} is pinned; `lakehouse unpin {self.name}` what is to be rolled back first")
@@ -317,6 +334,8 @@ class FleetRegistry:
     def pin(self, kind: Kind, members: Sequence[str] | None, now: datetime, version: int | None = None) -> Change:
         """Hold the fleet (None) or some members at the versions in force for them, or at another one.
 
+        Of the fleet, a partial version holds the members that it knows.
+
         Raises:
             NoChampion: nothing is in force yet.
             UnknownVersion: there is no such version.
@@ -329,9 +348,9 @@ class FleetRegistry:
             if version is not None:
                 strange = sorted(set(chosen[key]) - set(self.store.load(self.name, version).series_ids))
                 if strange and members is not None:
-                    raise UnknownMember(f"version {version} of {self.name} was trained without {_say(strange)}")
+                    raise UnknownMember(f"version {version} of {self.name} was trained without {say(strange)}")
                 chosen = chosen.filter(~pl.col(key).is_in(strange))
-                fleet = version if members is None else fleet
+                fleet = version if members is None and not self.is_partial(version) else fleet
             to = pl.col("version") if version is None else pl.lit(version, pl.Int64)
             verdicts = chosen.select(
                 key,
@@ -355,7 +374,7 @@ class FleetRegistry:
             rows, key = self._required(kind, now), kind.keys[1]
             chosen = self._chosen(key, rows, members).filter("pinned")
             if chosen.is_empty():
-                raise NotPinned(f"{'nothing' if members is None else _say(members)} of {self.name} is pinned")
+                raise NotPinned(f"{'nothing' if members is None else say(members)} of {self.name} is pinned")
             verdicts = chosen.select(
                 key,
                 to=pl.lit(None, pl.Int64),
@@ -370,7 +389,8 @@ class FleetRegistry:
         """Bring both levels to the last change; True if a process had been killed before they were, or an alias moved.
 
         The rows are the truth as long as MLflow has not followed their last change. Once it has, an alias `champion`
-        that differs was moved by a person in MLflow: all members that are not pinned follow it.
+        that differs was moved by a person in MLflow: all members that are not pinned follow it. To a partial version
+        its own members follow; the alias goes back.
         """
         if not self.table.exists():
             return self.store.repair(self.name)
@@ -390,7 +410,13 @@ class FleetRegistry:
                 return mended
             key = rows.columns[0]
             said = f"the alias champion was set to version {shown} in MLflow"
-            verdicts = rows.select(
+            concerned = rows
+            if self.is_partial(shown):
+                self.store.client.set_registered_model_alias(self.name, CHAMPION, str(fleet))
+                concerned = rows.filter(pl.col(key).is_in(self.store.load(self.name, shown).series_ids))
+            else:
+                fleet = shown
+            verdicts = concerned.select(
                 key,
                 "pinned",
                 to=pl.when(~pl.col("pinned")).then(pl.lit(shown, pl.Int64)),
@@ -398,8 +424,16 @@ class FleetRegistry:
                 reason=pl.when("pinned").then(pl.format("kept: pinned; {}", pl.lit(said))).otherwise(pl.lit(said)),
                 evidence=pl.lit("{}"),
             )
-            self._commit(key, rows, verdicts, shown, datetime.now(UTC))
+            self._commit(key, rows, verdicts, fleet, datetime.now(UTC))
             return True
+
+    def is_partial(self, version: int) -> bool:
+        """Whether a version was trained on some of the members alone.
+
+        Raises:
+            UnknownVersion: there is no such version.
+        """
+        return self.store.version(self.name, version).tags.get(SCOPE_TAG) == PARTIAL
 
     # --------------------------------------------------------------- details
 
@@ -433,7 +467,7 @@ class FleetRegistry:
             return rows
         chosen = rows.filter(pl.col(key).is_in(list(members)))
         if missing := sorted(set(members) - set(chosen[key])):
-            raise UnknownMember(f"{self.name} has no series {_say(missing)}; {_examples(rows[key])}")
+            raise UnknownMember(f"{self.name} has no series {say(missing)}; {_examples(rows[key])}")
         return chosen
 
     def _commit(
@@ -473,7 +507,7 @@ class FleetRegistry:
             moved=moved,
             stayed=changed.height - moved,
             pinned=pinned,
-            harmed=held.filter(~pl.col("pinned")).height,
+            harmed=held.filter(~pl.col("pinned"), fleet_change=number).height,
         )
 
     def _changed(
@@ -602,7 +636,8 @@ def _last_change(rows: pl.DataFrame) -> int:
     return int(rows["change"].max())  # type: ignore[arg-type]
 
 
-def _say(members: Sequence[str]) -> str:
+def say(members: Sequence[str]) -> str:
+    """Some members in a few words."""
     shown = ", ".join(repr(member) for member in list(members)[:5])
     return shown if len(members) <= 5 else f"{shown} and {len(members) - 5} more"
 

@@ -15,6 +15,7 @@ from lakehouse_assets.lake.table import Lake, Table
 from lakehouse_assets.lake.table_asset import ContractClass, column_schema, contract_check
 from lakehouse_assets.lifecycle.evidence import load_backtest
 from lakehouse_assets.lifecycle.fleet import (
+    ASKED_TAG,
     SINCE_CHANGE_TAG,
     Change,
     FleetRegistry,
@@ -22,7 +23,7 @@ from lakehouse_assets.lifecycle.fleet import (
     series_contract,
     summary,
 )
-from lakehouse_assets.lifecycle.names import REPORT_TAG, Names, table_key
+from lakehouse_assets.lifecycle.names import REPORT_TAG, REQUESTED_AT_TAG, TRIGGER_TAG, Names, table_key
 from lakehouse_assets.ml.definition import ModelDefinition
 from lakehouse_assets.registry.resource import RegistryResource
 from lakehouse_assets.registry.tracking import ModelVersion, Registry
@@ -33,7 +34,12 @@ class Decisions(dy.Schema):
 
     version = dy.Int64(primary_key=True, description="Version that was decided about.")
     decided_at = dy.Datetime(primary_key=True, time_zone="UTC", description="When it was decided, on the run's clock.")
-    decision = dy.String(description="promoted, kept (the champion stays), rolled_back or pinned.")
+    decision = dy.String(
+        description=(
+            "promoted, promoted_in_part (a version of some members, of which some moved to it), kept (the champion "
+            "stays), not_trained (a drift report asked, but no training pays), rolled_back or pinned."
+        )
+    )
     reason = dy.String(description="The reason in one sentence.")
     champion_before = dy.Int64(nullable=True, description="Champion before the decision; null: there was none.")
     champion_after = dy.Int64(nullable=True, description="Champion after the decision; null: there is none yet.")
@@ -170,7 +176,10 @@ def _decide(
         run_id=run.run_id,
     )
     promoted = change.champion == challenger.version
-    if whole and not promoted:
+    verdict = "promoted" if promoted else "kept"
+    if fleet.is_partial(challenger.version):
+        verdict, reason = _in_part(fleet, definition, challenger, reason if series is None else None)
+    elif whole and not promoted:
         reason = f"kept: every series is pinned, harmed or changed meanwhile ({reason})"
     elif change.moved and not promoted:
         reason = f"{reason}; {change.moved} series promoted by themselves"
@@ -178,7 +187,7 @@ def _decide(
     row = {
         "version": challenger.version,
         "decided_at": now,
-        "decision": "promoted" if promoted else "kept",
+        "decision": verdict,
         "reason": reason,
         "champion_before": backtest.champion_version if promoted else before,
         "champion_after": change.champion or None,
@@ -193,6 +202,50 @@ def _decide(
         "mlflow_run_id": challenger.run_id,
     }
     return row, change
+
+
+def _in_part(
+    fleet: FleetRegistry, definition: ModelDefinition, challenger: ModelVersion, refused: str | None
+) -> tuple[str, str]:
+    """The decision about a version of some members, and its reason, from what is in force now.
+
+    refused: why the gate did not look at it, if it did not.
+    """
+    member, rows = definition.kind.keys[1], fleet.rows()
+    trained = fleet.store.load(definition.name, challenger.version).series_ids
+    moved = rows.filter(version=challenger.version)[member].to_list()
+    stayed = rows.filter(pl.col(member).is_in(trained) & (pl.col("version") != challenger.version))
+    why = [f"{name} {reason}" for name, reason in stayed.head(3).select(member, "reason").iter_rows()]
+    said = refused or "; ".join([f"{len(moved)} of {len(trained)} series promoted", *why])
+    return "promoted_in_part" if moved else "kept", f"{said} ({challenger.tags[ASKED_TAG]})"
+
+
+def not_trained(
+    definition: ModelDefinition, fleet: FleetRegistry, lake: Lake, run: dg.DagsterRun, reason: str, now: datetime
+) -> dict[str, Any]:
+    """Write down that a report asked for a training that does not pay; the decision as metadata."""
+    champion = fleet.store.get(definition.name, "champion")
+    assert champion is not None  # a report is about one
+    row = {
+        "version": champion.version,
+        "decided_at": now,
+        "decision": "not_trained",
+        "reason": reason,
+        "champion_before": champion.version,
+        "champion_after": champion.version,
+        "trigger": run.tags.get(TRIGGER_TAG, "manual"),
+        "report": run.tags.get(REPORT_TAG),
+        "requested_at": datetime.fromisoformat(run.tags.get(REQUESTED_AT_TAG, now.isoformat())).astimezone(UTC),
+        "candidate": champion.tags["candidate"],
+        "gain": None,
+        "p_value": None,
+        "evidence": "{}",
+        "run_id": run.run_id,
+        "mlflow_run_id": champion.run_id,
+    }
+    table = lake.table(table_key(Names(definition.name).promotion))
+    table.merge(_frame(row), keys=["version", "decision", "report"], run_id=run.run_id)
+    return {name: row[name] for name in ("decision", "reason", "trigger")} | {"champion_version": champion.version}
 
 
 def _champion_without_row(store: Registry, definition: ModelDefinition, table: Table) -> ModelVersion | None:

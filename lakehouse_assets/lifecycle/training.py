@@ -1,13 +1,14 @@
 """Training: a challenger from the feature table at one pinned version, with its backtest, in MLflow.
 
 All candidates and the champion are scored on the same folds; the best becomes the challenger. One MLflow run a
-training, with a nested run for each candidate.
+training, with a nested run for each candidate. Of the members that are trained (see `scope`) alone the rows are read;
+where they are not all, what competes learns from each by itself, and the version is a partial one.
 """
 
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,14 +16,17 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from lakehouse_assets.lake.clock import Clock
 from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lifecycle.engine import engine
 from lakehouse_assets.lifecycle.evidence import save_backtest
-from lakehouse_assets.lifecycle.fleet import SINCE_CHANGE_TAG, FleetRegistry
-from lakehouse_assets.lifecycle.names import REQUESTED_AT_TAG, TRIGGER_TAG, Names
+from lakehouse_assets.lifecycle.fleet import ASKED_TAG, PARTIAL, SCOPE_TAG, SINCE_CHANGE_TAG, FleetRegistry, say
+from lakehouse_assets.lifecycle.names import REPORT_TAG, REQUESTED_AT_TAG, TRIGGER_TAG, Names
 from lakehouse_assets.lifecycle.pictures import picture_metadata
+from lakehouse_assets.lifecycle.promotion import not_trained
+from lakehouse_assets.lifecycle.scope import scope_of
 from lakehouse_assets.ml.definition import BacktestResult, FittedModel, ModelDefinition, Search, Trial
 from lakehouse_assets.registry.resource import RegistryResource
 from lakehouse_assets.registry.training_run import TrainingRun
@@ -32,8 +36,16 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 
+class TrainingConfig(dg.Config):
+    """What a person may ask of a training."""
+
+    members: list[str] = Field(
+        default=[], description="Train these alone; without any: all, or those for whom a drift report says it pays."
+    )
+
+
 def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
-    """The asset `models/<name>`."""
+    """The asset `models/<name>`; a run in which no training pays makes nothing, and says why."""
     names = Names(definition.name)
 
     @dg.asset(
@@ -46,10 +58,15 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
         tags={"model": definition.name, "layer": "models"},
         code_version=code_version(definition),
         pool=names.pool,
+        output_required=False,
     )
     def train(
-        context: dg.AssetExecutionContext, lake: LakeResource, registry: RegistryResource, clock: Clock
-    ) -> dg.MaterializeResult:
+        context: dg.AssetExecutionContext,
+        config: TrainingConfig,
+        lake: LakeResource,
+        registry: RegistryResource,
+        clock: Clock,
+    ) -> Iterator[dg.MaterializeResult]:
         kind, store, settings = definition.kind, registry.registry(), get_settings()
         table = lake.lake().table(definition.features)
         pins = {definition.features: table.version()}
@@ -57,20 +74,31 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
         cutoff: datetime | None = rows.select(pl.col(kind.time_column).max()).collect().item()
         if cutoff is None:
             raise dg.Failure(f"{definition.features} has no rows yet: there is too little history to train on.")
+        fleet = FleetRegistry(definition.name, store, lake.lake())
+        in_force = fleet.assignment()
+        scope = scope_of(definition, lake.lake(), in_force, context.run.tags.get(REPORT_TAG), config.members)
+        if scope.members == ():
+            context.log.info(f"not trained: {scope.reason}")
+            told = not_trained(definition, fleet, lake.lake(), context.run, scope.reason, clock.now())
+            context.log_event(dg.AssetObservation(names.training, metadata=told))
+            context.instance.report_runless_asset_event(dg.AssetMaterialization(names.promotion, metadata=told))
+            return
+        if scope.members is not None:
+            rows = _of_members(definition, rows, scope.members)
         groups = member_groups(definition, rows)
         count = table.row_count(pins[definition.features])
         context.log.info(f"{count:,} rows of {definition.features}, version {pins[definition.features]}")
+        context.log.info(f"trained: {'all' if scope.members is None else say(scope.members)}; {scope.reason}")
         dataset = kind.dataset(rows)
-
-        fleet = FleetRegistry(definition.name, store, lake.lake())
-        in_force = fleet.assignment()
-        fitted_champion = fleet.load(kind, in_force)
+        fitted_champion = fleet.load(kind, in_force, scope.members)
         champion = store.get(definition.name, "champion")
         tags = {
             "trigger": context.run.tags.get(TRIGGER_TAG, "manual"),
             "code_version": code_version(definition),
             "champion_version": champion.version if champion else "",
             SINCE_CHANGE_TAG: in_force.change if in_force else 0,
+            SCOPE_TAG: "whole" if scope.members is None else PARTIAL,
+            ASKED_TAG: scope.reason,
         }
         with (
             TemporaryDirectory(prefix="lakehouse_training_") as workspace,
@@ -81,6 +109,8 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
             run.params({"seed": settings.seed, "cutoff": cutoff.isoformat(), "pins": json.dumps(pins)})
             candidates = "auto" if settings.candidates == "auto" else definition.candidates
             searched = None
+            if scope.members is not None:
+                candidates = kind.candidates_of_some(candidates, fitted_champion)
             if not isinstance(candidates, Mapping):
                 search = candidates if isinstance(candidates, Search) else Search()
                 report = _reporter(context, run)
@@ -109,6 +139,8 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                 run.artifact_bytes(f"pictures/{name}.png", png)
             save_backtest(run, result, groups, champion.version if champion else None)
             challenger = result.fitted[result.best]
+            trained = {"members_trained": len(challenger.series_ids)}
+            run.tags(trained)
             run.metrics(summary[result.best])
             run.params({"best": result.best, **{f"best.{k}": v for k, v in challenger.parameters().items()}})
             version = store.register(
@@ -120,6 +152,7 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                 metrics=summary[result.best],
                 tags={
                     **tags,
+                    **trained,
                     "candidate": result.best,
                     "seed": settings.seed,
                     "trained_at": clock.now().isoformat(),
@@ -127,9 +160,12 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                     "requested_at": context.run.tags.get(REQUESTED_AT_TAG, clock.now().isoformat()),
                 },
             )
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata={
                 "version": version,
+                SCOPE_TAG: tags[SCOPE_TAG],
+                ASKED_TAG: scope.reason,
+                **trained,
                 "candidate": result.best,
                 "champion_version": champion.version if champion else 0,
                 "mlflow_run": run.run_id,
@@ -144,6 +180,16 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
         )
 
     return train
+
+
+def _of_members(definition: ModelDefinition, rows: pl.LazyFrame, members: tuple[str, ...]) -> pl.LazyFrame:
+    """The rows of some members; the range beside the list lets the reader skip files and groups of rows."""
+    member = pl.col(definition.kind.keys[1])
+    mine = rows.filter(member.is_between(pl.lit(members[0]), pl.lit(members[-1])), member.is_in(members))
+    found = mine.select(member.unique()).collect(engine="streaming").to_series()
+    if missing := sorted(set(members) - set(found)):
+        raise dg.Failure(f"{definition.features} has no rows of {say(missing)}: nothing of them can be trained.")
+    return mine
 
 
 def _reporter(context: dg.AssetExecutionContext, run: TrainingRun) -> Callable[[Trial], None]:

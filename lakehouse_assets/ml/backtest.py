@@ -23,8 +23,10 @@ from lakehouse_assets.ml.fitted import (
     Made,
     ShardedForecast,
     Spool,
+    microseconds,
     moment,
 )
+from lakehouse_assets.ml.gate import OWN
 from lakehouse_assets.ml.intervals import BANDS, Intervals
 from lakehouse_assets.ml.ladder import Reach, counted, descend, members, rows_known, speak
 from lakehouse_assets.ml.metrics import REFERENCE, metric_sums, metrics_from
@@ -53,8 +55,7 @@ class Plan:
 
     recipes: all that is fitted, by name. entered: the candidates among them. reference: the one among them that others
     are measured against. alias: the champion's names in them.
-    own: at which folds the champion's stored fit forecasts. shared: the fits across series at each origin and at the
-    end (microseconds since the epoch).
+    shared: the fits across series at each origin and at the end (microseconds since the epoch).
     """
 
     folds: tuple[Fold, ...]
@@ -67,7 +68,6 @@ class Plan:
     shared: Mapping[str, Sequence[Fit]]
     alias: Mapping[str, str]
     champion: str | None
-    own: tuple[bool, ...]
     seed: int
 
     @property
@@ -202,12 +202,15 @@ def score_shard(task: tuple[Plan, Shard, Champion]) -> Outcome:
             start = time.thread_time()
             recipes[name], moments[name] = _learn_blend(recipe, raw, windows, plan.end)
             spent.append((name, "backtest", time.thread_time() - start, 0))
+    own = np.zeros((len(windows), len(panel.series)), bool)
     if plan.champion is not None:
-        stand_in = out[plan.alias[plan.champion]]
+        trained = np.array([microseconds(at) for at in champion.trained_at_of(panel.series.tolist())])
+        own = np.asarray(plan.origins)[:, None] >= trained
         out[CHAMPION] = [
-            champion.forecast(w) if own else s for w, own, s in zip(windows, plan.own, stand_in, strict=True)
+            np.where(mine[:, None, None], champion.forecast(window), stand_in) if mine.any() else stand_in
+            for window, mine, stand_in in zip(windows, own, out[plan.alias[plan.champion]], strict=True)
         ]
-    losses = _losses(plan, panel, windows, out | {REFERENCE: out[plan.reference]})
+    losses = _losses(plan, panel, windows, out | {REFERENCE: out[plan.reference]}, own)
     return Outcome(
         series=shard.series,
         fits={n: fits[n][-1] for n in fitted_here if n not in plan.shared},
@@ -248,8 +251,17 @@ def _intervals(plan: Plan, windows: Sequence[Panel], out: Mapping[str, list[Arra
     }
 
 
-def _losses(plan: Plan, panel: Panel, windows: Sequence[Panel], out: Mapping[str, list[Array]]) -> pl.DataFrame:
-    """The scored hours: a finite target known at the end, and a finite forecast of everyone; sorted by series."""
+def _losses(
+    plan: Plan,
+    panel: Panel,
+    windows: Sequence[Panel],
+    out: Mapping[str, list[Array]],
+    own: npt.NDArray[np.bool_],
+) -> pl.DataFrame:
+    """The scored hours: a finite target known at the end, and a finite forecast of everyone; sorted by series.
+
+    own: (folds, S) whether the champion's stored fit forecasts.
+    """
     first = next(f.start for f in plan.folds if f.number >= 0)
     past = panel.take(days=slice(0, first))
     known = np.isfinite(past.target) & (past.known_at <= int(panel.issued[first]))
@@ -265,6 +277,8 @@ def _losses(plan: Plan, panel: Panel, windows: Sequence[Panel], out: Mapping[str
         y = np.where(window.known_at <= plan.end, window.target, np.nan)
         values = {"y": y, "mase_scale": np.broadcast_to(scale[:, None, None], window.shape)}
         values |= {n: out[n][k] for n in columns}
+        if plan.champion:
+            values[OWN] = np.broadcast_to(own[k][:, None, None], window.shape)
         for name in plan.names:
             values |= _bounds(name, out[name], windows, k, plan.origins[k])
         frames.append(
@@ -273,7 +287,7 @@ def _losses(plan: Plan, panel: Panel, windows: Sequence[Panel], out: Mapping[str
             .with_columns(pl.col(bounds).cast(pl.Float32).fill_nan(None))
             .with_columns(fold=pl.lit(fold.number, pl.Int32), origin=pl.lit(moment(plan.origins[k])))
         )
-    order = ["fold", "origin", *KEYS, "y", "mase_scale", *columns, *bounds]
+    order = ["fold", "origin", *KEYS, "y", "mase_scale", *([OWN] if plan.champion else []), *columns, *bounds]
     return pl.concat(frames).select(order).sort("series_id", maintain_order=True)
 
 
@@ -423,7 +437,6 @@ def _fold_table(plan: Plan, issued: npt.NDArray[np.int64]) -> pl.DataFrame:
             "origin": [moment(plan.origins[k]) for k, _ in scored],
             "first_issue": [moment(int(issued[f.start])) for _, f in scored],
             "last_issue": [moment(int(issued[f.stop - 1])) for _, f in scored],
-            "champion_own": [plan.own[k] for k, _ in scored],
         }
     )
 

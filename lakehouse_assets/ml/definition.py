@@ -108,10 +108,12 @@ class RetrainPolicy:
 
     cooldown_days: days after a training in which drift does not ask for another.
     maximum_attempts: how often a training that failed is repeated for the same drift report.
+    whole_fleet_share: from this share of the members on for whom a training pays, all are trained, else only these.
     """
 
     cooldown_days: int = 14
     maximum_attempts: int = 3
+    whole_fleet_share: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -346,6 +348,12 @@ class Kind(Protocol):
 
         workspace: an empty folder, which must last as long as the result, for what would not fit in memory.
         """
+        ...
+
+    def candidates_of_some(
+        self, candidates: "Mapping[str, Candidate] | Search | Literal['auto']", champion: Any
+    ) -> Mapping[str, Candidate]:
+        """What competes where only some of the members are trained anew, whom the champion serves."""
         ...
 
     def refit(self, fitted: Any, dataset: Any, cutoff: datetime, *, seed: int = 0) -> FittedModel:

@@ -117,6 +117,10 @@ class FittedForecast:
     def _rows(self, panel: Panel) -> npt.NDArray[np.int64]:
         return np.array([self.rows.get(s, 0) for s in panel.series], np.int64)
 
+    def trained_at_of(self, series: Sequence[str]) -> list[datetime]:
+        """When what forecasts each of some series was trained."""
+        return [self.trained_at] * len(series)
+
     def only(self, series: Sequence[str]) -> "FittedForecast":
         """The model as far as it is needed for some series."""
         return self
@@ -196,6 +200,10 @@ class ShardedForecast:
         """The models that speak for a panel's series, and the places of those series."""
         for number, rows in self._routes(panel.series.tolist()):
             yield self._stranger if number < 0 else self.part(number), rows
+
+    def trained_at_of(self, series: Sequence[str]) -> list[datetime]:
+        """When what forecasts each of some series was trained."""
+        return [self.trained_at] * len(series)
 
     def only(self, series: Sequence[str]) -> "FittedForecast | ShardedForecast":
         """The model as far as it is needed for some series: their shards, in memory."""

@@ -86,8 +86,12 @@ class Fleet:
 
     @property
     def trained_at(self) -> datetime:
-        """The latest cutoff: from then on every series' forecast is out of sample."""
+        """The latest cutoff of all versions."""
         return max(model.trained_at for model in self.models.values())
+
+    def trained_at_of(self, series: Sequence[str]) -> list[datetime]:
+        """When the version in force for each of some series was trained."""
+        return [self.models[self.version_of(one)].trained_at for one in series]
 
     @cached_property
     def series_ids(self) -> list[str]:

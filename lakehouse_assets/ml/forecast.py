@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from lakehouse_assets.ml import auto, backtest, drift, gate, inputs, intervals
-from lakehouse_assets.ml.backtest import Champion, Fold, Plan, Refit, Week
+from lakehouse_assets.ml.backtest import Champion, Fold, Plan, Refit, Week, is_shared
 from lakehouse_assets.ml.definition import (
     CHAMPION,
     BacktestResult,
@@ -31,7 +31,7 @@ from lakehouse_assets.ml.definition import (
 from lakehouse_assets.ml.estimators import Blend, SeasonalNaive
 from lakehouse_assets.ml.fitted import FittedForecast, ShardedForecast, Spool, microseconds, moment
 from lakehouse_assets.ml.fleet import Fleet
-from lakehouse_assets.ml.ladder import RUNGS
+from lakehouse_assets.ml.ladder import RUNGS, members
 from lakehouse_assets.ml.panel import DAY_US, NEVER, Panel
 from lakehouse_assets.ml.search import run_search
 from lakehouse_assets.ml.shards import SHARD_SERIES, Shards, each
@@ -168,6 +168,17 @@ class Forecast:
         found = auto.candidates_from(trials, search.keep, self.ladder)
         return SearchResult(found, trials, {"search": pictures.search_picture(trials)})
 
+    def candidates_of_some(
+        self, candidates: Mapping[str, Candidate] | Search | Literal["auto"], champion: Champion
+    ) -> Mapping[str, Candidate]:
+        """The candidates that learn from each series alone; where they would have to be searched for, the champion's.
+
+        One across series is left out: learned from a few of them it would be another model, and to learn it from all
+        costs what training all does. A blend goes on without it. Where it is needed, the gate keeps the champion.
+        """
+        recipes = candidates if isinstance(candidates, Mapping) else champion.recipes
+        return {name: recipe for name, recipe in recipes.items() if not is_shared(recipe)}
+
     def trial_folds(self, data: Shards | Panel, cutoff: int, count: int = 4) -> list[Fold]:
         """Folds on which a search is judged, in order of time: none that the backtest scores, where there are others.
 
@@ -196,12 +207,13 @@ class Forecast:
         """Score the candidates and the champion on identical rolling origins; fit each at the cutoff.
 
         The baselines (seasonal naive, exponential smoothing) compete whether they are named or not.
-        cutoff: what is known by then counts (default: everything that the data set holds). At origins from
-        ``champion.trained_at`` on the champion's own stored fit forecasts; before that its recipe is fitted anew.
+        cutoff: what is known by then counts (default: everything that the data set holds). At origins at which a
+        series' champion was trained already its own stored fit forecasts; before that its recipe is fitted anew.
         workspace: see :class:`lakehouse_assets.ml.definition.Kind`.
         ``losses``: fold, origin, issued_at, series_id, ts, horizon, y, mase_scale, reference, a column of forecasts for
-        each candidate (and ``champion``), and the bounds of their 80 % interval (``_q10``, ``_q90``). ``folds``: fold,
-        origin, first_issue, last_issue, champion_own. ``unscored``: who took no part, or is in no fold, and why.
+        each candidate (and ``champion``, with ``champion_own``: whether its stored fit made it), and the bounds of
+        their 80 % interval (``_q10``, ``_q90``). ``folds``: fold, origin, first_issue, last_issue. ``unscored``: who
+        took no part, or is in no fold, and why.
         """
         say = progress or (lambda _: None)
         shards = self.dataset(dataset)
@@ -228,7 +240,6 @@ class Forecast:
             shared=shared,
             alias=alias,
             champion=champion.name if champion else None,
-            own=tuple(bool(champion) and origin >= microseconds(champion.trained_at) for origin in origins),
             seed=seed,
         )
         result = backtest.run(plan, shards, champion, spent, target=self.target, workspace=workspace, progress=say)
@@ -474,10 +485,16 @@ def _enter(champion: Champion, recipes: Mapping[str, Candidate]) -> tuple[dict[s
     """Add the champion's recipes that are not among the candidates; returns all, and the champion's names in them."""
     out = dict(recipes)
     alias: dict[str, str] = {}
-    for name in [*champion.fits, *(n for n in champion.recipes if n not in champion.fits)]:
+    ordered = [*champion.fits, *(n for n in champion.recipes if n not in champion.fits)]
+    own = [n for n in members(champion.recipes[champion.name], champion.name) if not is_shared(champion.recipes[n])]
+    if own and not any(map(is_shared, recipes.values())):
+        # Where nothing learns across series, neither does the champion's recipe, unless it can do nothing else.
+        ordered = [n for n in ordered if not is_shared(champion.recipes[n])]
+    for name in ordered:
         recipe = champion.recipes[name]
         if isinstance(recipe, Blend):
-            recipe = replace(recipe, members=tuple(alias[m] for m in recipe.members), weights=None)
+            blended = tuple(alias[m] for m in recipe.members if m in alias)
+            recipe = replace(recipe, members=blended, weights=None)
         same = next((n for n, r in out.items() if r.parameters() == recipe.parameters()), None)
         alias[name] = same or f"{CHAMPION}/{name}"
         out.setdefault(alias[name], recipe)

@@ -19,6 +19,8 @@ Array = npt.NDArray[np.float64]
 Losses = pl.DataFrame | pl.LazyFrame
 CHUNK = 500
 """Series that are held in memory at a time."""
+OWN = "champion_own"
+"""Column of losses: whether the champion's stored fit made its forecast; else its recipe did, fitted at the origin."""
 LEAST_HOURS = 14 * 24
 """Two weeks of hours: less decides nothing about a model's own fit, nor about a series."""
 PEAK_HOURS_PER_WAVE = 96
@@ -57,9 +59,9 @@ def decide(
     their difference is tested with :func:`lakehouse_assets.ml.metrics.mean_test`. The challenger must gain more than
     ``minimum_gain``, significantly, so that one that is no better passes more rarely than the level ``significance``
     says; no group may lose more than ``group_tolerance``, significantly; and it must be better than the seasonal
-    naive. Without a champion the last condition stands alone. Where the champion's own stored fit was out of sample for
-    two weeks or more, only those folds count. ``series`` of the decision is :func:`decide_series` on the same hours;
-    the evidence holds its counts.
+    naive. Without a champion the last condition stands alone. Of a series whose champion's own stored fit was out of
+    sample for two weeks or more, only those folds count. ``series`` of the decision is :func:`decide_series` on the
+    same hours; the evidence holds its counts.
     """
     losses = result.losses.lazy()
     evidence: dict[str, Any] = {"challenger": challenger, "folds_scored": result.folds.height}
@@ -70,13 +72,15 @@ def decide(
     if not has_champion:
         reason = f"{'first model' if beats_naive else 'no model yet'}: {naive_gain:+.1%} gain on the seasonal naive"
         return GateDecision(beats_naive, reason, evidence)
-    own = pl.col("fold").is_in(result.folds.filter("champion_own")["fold"].to_list())
-    enough = against_naive.filter(own)["ts"].n_unique() >= LEAST_HOURS
-    used = losses.filter(own) if enough else losses
+    if OWN not in losses.collect_schema():  # evidence of an earlier release tells it by fold
+        own = result.folds.filter(OWN)["fold"]
+        losses = losses.with_columns(pl.col("fold").is_in(own.implode()).alias(OWN))
+    enough = _with_own_fit(losses, against_naive["ts"].unique())
+    used = losses.filter(pl.col(OWN) | ~pl.col("series_id").is_in(enough.implode()))
     hourly = _hourly(used, challenger, CHAMPION, groups)
     gain, test = _compare(hourly, policy.minimum_gain)
     evidence |= {"gain": gain, **_numbers(test), "minimum_gain": policy.minimum_gain}
-    evidence |= {"significance": policy.significance, "champion_own_fit": enough}
+    evidence |= {"significance": policy.significance, "champion_own_fit": len(enough)}
     evidence["folds_used"] = sorted(hourly["fold"].unique().to_list())
     table = []
     harmed = []
@@ -111,6 +115,16 @@ def decide(
         promote = True
         reason = f"promoted: gain of {gain:+.2%} over {test.n} hours (p = {test.p_value:.4f})"
     return GateDecision(promote, reason, evidence, series)
+
+
+def _with_own_fit(losses: pl.LazyFrame, times: pl.Series) -> pl.Series:
+    """The series whose champion's own fit was out of sample for two weeks of the fleet's hours or more.
+
+    Versions are of different ages: of one that was trained last week a backtest can only judge the recipe.
+    """
+    since = losses.filter(OWN).group_by("series_id").agg(pl.col("ts").min()).collect()
+    order = times.sort()
+    return since.filter(len(order) - order.search_sorted(since["ts"]) >= LEAST_HOURS)["series_id"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import polars as pl
 
 from lakehouse_assets.lake.table import Lake
 from lakehouse_assets.lifecycle.fleet import Change, FleetRegistry, members_of_group, summary
-from lakehouse_assets.lifecycle.names import Names, table_key
+from lakehouse_assets.lifecycle.names import REQUESTED_AT_TAG, TRIGGER_TAG, Names, table_key
 from lakehouse_assets.lifecycle.promotion import tell
 from lakehouse_assets.ml.definition import Kind, ModelDefinition
 from lakehouse_assets.operation.errors import WrongRequest
@@ -46,6 +46,14 @@ def show(lake: Lake, registry: Registry, definition: ModelDefinition, series: st
         row = fleet.row(definition.kind, series)
     history = [_jsonable(one) for one in fleet.history(series).iter_rows(named=True)]
     return {"champion": row["version"], "pinned": row["pinned"], "since": row["since"].isoformat(), "history": history}
+
+
+def training_of(model: str, series: Sequence[str]) -> dict[str, Any]:
+    """What to run (job, tags and configuration) to train a model by hand: all of it, or some of its series."""
+    names = Names(model)
+    config = {"ops": {names.training.to_python_identifier(): {"config": {"members": list(series)}}}}
+    tags = {TRIGGER_TAG: "manual", REQUESTED_AT_TAG: datetime.now(UTC).isoformat()}
+    return {"job": names.retrain_job, "tags": tags, "run_config": config}
 
 
 Act = Callable[[FleetRegistry, Kind, Sequence[str] | None, datetime], Change]

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from lakehouse_assets.lifecycle.fleet import PARTIAL
 from lakehouse_assets.operation.execution import Operator
 
 STAGES = ("land", "refine", "train and decide", "predict", "watch")
@@ -50,7 +51,10 @@ def _is_trained(instance: dg.DagsterInstance, model: str) -> bool:
     if decision is None or training is None or decision.timestamp < training.timestamp:
         return False
     assert training.asset_materialization is not None
-    pins: Any = training.asset_materialization.metadata["pins"].value
+    about = training.asset_materialization.metadata
+    if "scope" in about and about["scope"].value == PARTIAL:
+        return False  # the others may be older
+    pins: Any = about["pins"].value
     for table in pins:
         made = instance.get_latest_materialization_event(dg.AssetKey(table.split("/")))
         if made is not None and made.timestamp > training.timestamp:

@@ -83,7 +83,7 @@ def _retrains(lake: Lake, instance: dg.DagsterInstance, names: Names) -> list[di
     decided: list[dict[str, Any]] = []
     table = lake.table(table_key(names.promotion))
     if table.exists():
-        rows = table.scan().filter(pl.col("decision").is_in(["promoted", "kept"])).collect()
+        rows = table.scan().filter(pl.col("decision").is_in(["promoted", "promoted_in_part", "kept"])).collect()
         decided = [
             {
                 "requested_at": row["requested_at"].isoformat(),

@@ -1,12 +1,14 @@
 """A small model of its own, on a feature table that a test writes: the life cycle knows nothing of demand."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pytest
 
@@ -39,12 +41,12 @@ TOY = ModelDefinition(
 CHANGE_DAY = 140
 
 
-def curves(days: int = 190) -> pl.DataFrame:
-    """Features of a world in which the published forecast changes its habits on a day: wrong by the hour."""
+def curves(days: int = 190, changed: slice = slice(None)) -> pl.DataFrame:
+    """Features of a world in which the published forecast of some series changes its habits on a day."""
     demand, published = load_curves(series=4, days=days)
-    hour = pl.Series(range(days * 24)).to_numpy() % 24
-    habit = 1 + 0.25 * ((hour % 6) - 2.5) / 2.5 * (pl.Series(range(days * 24)).to_numpy() >= CHANGE_DAY * 24)
-    frame = feature_frame(demand, published * habit)
+    hour = np.arange(days * 24)
+    published[changed] *= 1 + 0.25 * ((hour % 6) - 2.5) / 2.5 * (hour >= CHANGE_DAY * 24)
+    frame = feature_frame(demand, published)
     return frame.with_columns(
         series_group=pl.when(pl.col("series_id") < "S2").then(pl.lit("a")).otherwise(pl.lit("b")),
         month=pl.col("issued_at").dt.date().dt.month_start(),
@@ -82,12 +84,17 @@ class House:
         return at
 
     def run(
-        self, job: str, at: datetime, only: list[dg.AssetKey] | None = None, **tags: str
+        self,
+        job: str,
+        at: datetime,
+        only: list[dg.AssetKey] | None = None,
+        config: Mapping[str, Any] | None = None,
+        **tags: str,
     ) -> dg.ExecuteInProcessResult:
         return self.definitions.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             asset_selection=only,
-            run_config={"resources": {"clock": {"config": {"at": at.isoformat()}}}},
+            run_config={**(config or {}), "resources": {"clock": {"config": {"at": at.isoformat()}}}},
             tags=tags,
             raise_on_error=False,
         )

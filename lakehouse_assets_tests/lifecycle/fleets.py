@@ -23,18 +23,20 @@ SERIES = ["A", "B", "C", "D"]
 
 @dataclass(frozen=True)
 class Level:
-    """Forecasts the same for all series that it knows."""
+    """Forecasts the same for all series; of some members alone, it has nothing to say about others."""
 
     series_ids: list[str]
-    level: float = 1.0
+    partial: bool = False
 
     def predict(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.select("series_id", yhat=pl.lit(self.level))
+        said = pl.when(pl.col("series_id").is_in(self.series_ids) | (not self.partial)).then(1.0)
+        return frame.select("series_id", yhat=said)
 
 
-def train(registry: Registry, series: list[str] | None = None, name: str = "demand") -> int:
+def train(registry: Registry, series: list[str] | None = None, name: str = "demand", partial: bool = False) -> int:
+    tags = {"candidate": "level", "scope": "partial" if partial else "whole"}
     with registry.run("demand", "training") as run:
-        return registry.register(run, name, Level(series or SERIES), tags={"candidate": "level"})
+        return registry.register(run, name, Level(series or SERIES, partial), tags=tags)
 
 
 def fleet_in(folder: Path, name: str = "demand") -> FleetRegistry:

@@ -222,6 +222,41 @@ def test_an_alias_that_was_moved_in_mlflow_is_followed(fleet: FleetRegistry) -> 
     assert_levels_agree(fleet)
 
 
+def test_a_version_of_some_members_never_is_the_fleets(fleet: FleetRegistry) -> None:
+    first, second = train(fleet.store), train(fleet.store)
+    promote(fleet, first)
+    promote(fleet, second)
+    some = train(fleet.store, ["A", "B", "C", "new"], partial=True)
+    fleet.pin(KIND, ["C"], NOW)
+    # Whatever the gate says of them together, each is decided about by itself, and told.
+    done = promote(fleet, some, A="promote", B="neither", C="promote", new="neither")
+    assert (done.champion, done.told, done.moved, done.harmed) == (second, 3, 1, 0)
+    assert served(fleet) == {"A": some, "B": second, "C": second, "D": second}, "a newcomer that stays needs no row"
+    rows = {row["series_id"]: row for row in fleet.rows().iter_rows(named=True)}
+    assert [rows[s]["decision"] for s in SERIES] == ["promoted", "kept", "kept", "promoted"]
+    assert rows["B"]["reason"] == "the gate says so of B"
+    assert rows["C"]["reason"] == "kept: pinned to version 2"
+    assert fleet.assignment().version_of("new") == second
+    assert_levels_agree(fleet)
+    assert promote(fleet, some, A="promote", B="neither", C="promote", new="neither").number is None, "told once"
+    # A person may hold its members at it; the fleet's champion stays.
+    fleet.unpin(KIND, None, NOW)
+    assert fleet.pin(KIND, None, NOW, version=some).champion == second
+    assert served(fleet) == {"A": some, "B": some, "C": some, "D": second}
+    fleet.unpin(KIND, None, NOW)
+    fleet.roll_back(KIND, ["A", "B", "C"], NOW)
+    # And so it is where somebody moves the alias in MLflow.
+    fleet.store.client.set_registered_model_alias("demand", "champion", str(some))
+    assert fleet.repair()
+    assert served(fleet) == {"A": some, "B": some, "C": some, "D": second}
+    assert fleet.store.get("demand", "champion").version == second
+    assert not fleet.repair()
+    fleet.roll_back(KIND, None, NOW)
+    assert served(fleet) == {"A": some, "B": some, "C": some, "D": first}
+    assert fleet.store.get("demand", "champion").version == first
+    assert_levels_agree(fleet)
+
+
 def test_killed_between_any_two_writes_both_levels_agree_after_the_next_start(
     fleet: FleetRegistry, tmp_path: Path, processes: Any
 ) -> None:
@@ -281,6 +316,21 @@ def test_both_levels_agree_whatever_is_done(fleet: FleetRegistry, tmp_path: Path
             expected = {**before, **dict.fromkeys(movers - pinned, version)}
             assert served(self.fleet) == expected
 
+        @rule(
+            some=st.sets(st.sampled_from(SERIES), min_size=1),
+            better=st.sets(st.sampled_from(SERIES)),
+            whole=st.booleans(),
+        )
+        def train_some(self, some: set[str], better: set[str], whole: bool) -> None:
+            rows, before = self.fleet.rows(), served(self.fleet)
+            champion = self.fleet.store.get(self.fleet.name, "champion").version
+            version = train(self.fleet.store, sorted(some), self.fleet.name, partial=True)
+            verdicts = {s: "promote" if s in better else "" for s in some}
+            self.fleet.promote(KIND, version, whole=whole, reason="", now=NOW, series=findings(**verdicts))
+            movers = (some & better) - set(rows.filter("pinned")["series_id"])
+            assert served(self.fleet) == {**before, **dict.fromkeys(movers, version)}
+            assert self.fleet.store.get(self.fleet.name, "champion").version == champion
+
         @precondition(lambda self: self.fleet.store.get(self.fleet.name, "previous"))
         @rule()
         def there_and_back(self) -> None:
@@ -319,6 +369,15 @@ def test_both_levels_agree_whatever_is_done(fleet: FleetRegistry, tmp_path: Path
         @invariant()
         def levels_agree(self) -> None:
             assert_levels_agree(self.fleet)
+
+        @invariant()
+        def each_is_served_by_its_version(self) -> None:
+            in_force = self.fleet.assignment()
+            frame = pl.DataFrame({"series_id": [*SERIES, "new"]})
+            said = self.fleet.load(KIND, in_force).predict(frame)
+            rows = {**served(self.fleet), "new": in_force.champion}
+            assert dict(said.select("series_id", "model_version").iter_rows()) == rows
+            assert said["yhat"].is_not_null().all()
 
     run_state_machine_as_test(
         Hands,

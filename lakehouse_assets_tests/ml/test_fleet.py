@@ -1,7 +1,7 @@
 """A fleet of several versions is, series by series, the version in force."""
 
 import pickle
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakehouse_assets.ml.estimators import Ridge, SeasonalNaive
+from lakehouse_assets.ml.estimators import Blend, Boosting, Ridge, SeasonalNaive
 from lakehouse_assets.ml.fitted import FittedForecast, ShardedForecast
 from lakehouse_assets.ml.fleet import Fleet
 from lakehouse_assets.ml.forecast import Forecast
@@ -93,10 +93,41 @@ def test_a_fleet_is_backtested_and_watched_as_any_champion(models: dict, frame: 
     assert KIND.weekly_losses(fleet, KIND.dataset(frame), WEEK, fresh=fresh).height == 3
     later = frame["issued_at"].max()
     result = KIND.backtest(KIND.dataset(frame), {"ridge": Ridge()}, cutoff=later, champion=fleet)
-    own = result.folds.filter("champion_own")
-    assert own.height >= 1
-    scored = result.losses.filter(pl.col("fold").is_in(own["fold"].to_list())).collect().sort(KEYS)
+    scored = result.losses.filter("champion_own").collect().sort(KEYS)
+    assert scored["series_id"].n_unique() == 3
     expected = each_by_its_own(models, frame, dict(fleet.assignment), 2)
     both = scored.join(expected, on=KEYS)
     assert both.height == scored.height
     assert (both["champion"] - both["yhat"]).abs().max() < 1e-9
+
+
+def test_each_series_meets_its_own_version_from_when_that_was_trained(models: dict, frame: pl.DataFrame) -> None:
+    early = CUTOFF - timedelta(days=14)
+    old = KIND.backtest(KIND.dataset(frame), {"ridge": Ridge()}, cutoff=early).fitted["ridge"]
+    fleet = KIND.compose({1: old, 2: models[2]}, {"S0": 1}, 2)
+    result = KIND.backtest(KIND.dataset(frame), {"ridge": Ridge()}, champion=fleet)
+    trained = pl.when(pl.col("series_id") == "S0").then(pl.lit(early)).otherwise(pl.lit(CUTOFF))
+    losses = result.losses.collect()
+    assert losses.select((pl.col("champion_own") == (pl.col("origin") >= trained)).all()).item()
+    own = losses.filter("champion_own").group_by("series_id").agg(pl.col("fold").n_unique()).sort("series_id")
+    assert own["fold"].to_list() == [3, 2, 2]
+
+
+def test_where_some_are_trained_nothing_learns_across_series(frame: pl.DataFrame) -> None:
+    blend = Blend(("ridge", "naive", "boosting"))
+    candidates = {"ridge": Ridge(), "naive": SeasonalNaive(), "boosting": Boosting(iterations=3), "blend": blend}
+    champion = KIND.backtest(KIND.dataset(frame), candidates, cutoff=CUTOFF).fitted["blend"]
+    alone = ["ridge", "naive", "blend"]
+    assert list(KIND.candidates_of_some(candidates, champion)) == alone
+    assert sorted(KIND.candidates_of_some("auto", champion)) == sorted(alone), "not searched for: the champion's"
+    some = KIND.dataset(frame).of_series(["S1"])
+    result = KIND.backtest(some, KIND.candidates_of_some(candidates, champion), champion=champion)
+    assert "boosting" not in " ".join(result.costs["candidate"])
+    assert result.fitted["blend"].parameters()["members"] == ["ridge", "naive"]
+    assert result.fitted["blend"].series_ids == ["S1"]
+    stored = result.losses.filter("champion_own").collect().join(champion.predict(frame), on=KEYS)
+    assert stored.height
+    assert (stored["champion"] - stored["yhat"]).abs().max() < 1e-9
+    # A champion that does nothing but learn across series does so before it was trained, too.
+    only = KIND.backtest(KIND.dataset(frame), candidates, cutoff=CUTOFF).fitted["boosting"]
+    assert "champion/boosting" in KIND.backtest(some, {"ridge": Ridge()}, champion=only).costs["candidate"].to_list()

@@ -11,7 +11,7 @@ from scipy.signal import lfilter
 
 from lakehouse_assets.ml import gate
 from lakehouse_assets.ml.definition import CHAMPION, BacktestResult, GatePolicy
-from lakehouse_assets.ml.gate import decide, decide_series, judge_series, series_evidence
+from lakehouse_assets.ml.gate import OWN, decide, decide_series, judge_series, series_evidence
 
 POLICY = GatePolicy()
 
@@ -43,6 +43,7 @@ def _losses(
             "ts": pl.concat([ts] * series),
             "y": load.ravel(),
             CHAMPION: (load + champion).ravel(),
+            OWN: True,
             "new": (load + challenger * (1 - gain)).ravel(),
             "reference": (load + 3 * common).ravel(),
         }
@@ -50,7 +51,7 @@ def _losses(
 
 
 def _result(losses: pl.DataFrame | pl.LazyFrame, weeks: int = 12) -> BacktestResult:
-    folds = pl.DataFrame({"fold": range(weeks), "champion_own": [True] * weeks})
+    folds = pl.DataFrame({"fold": range(weeks)})
     return BacktestResult("new", "relative_mae", pl.DataFrame(), folds, losses.lazy(), {})
 
 
@@ -67,7 +68,8 @@ def _scored(gains: dict[str, float], naive: float = 3.0, days: int = 28) -> Back
         error = np.abs(rng.normal(size=hours))
         columns = {CHAMPION: error, "new": error * (1 - gain), "reference": np.full(hours, naive), "y": np.zeros(hours)}
         ts = [start + timedelta(hours=hour) for hour in range(hours)]
-        frames.append(pl.DataFrame({"fold": np.arange(hours) // 168, "series_id": series, "ts": ts, **columns}))
+        keys = {"fold": np.arange(hours) // 168, "series_id": series, "ts": ts, OWN: True}
+        frames.append(pl.DataFrame({**keys, **columns}))
     return _result(pl.concat(frames), days // 7)
 
 
@@ -111,15 +113,21 @@ def test_only_the_champions_own_folds_count_where_there_are_two_weeks_of_them() 
     result = _scored({"a": 0.1})
     late = pl.col("fold") >= 2
     turned = result.losses.collect().with_columns(new=pl.when(late).then(pl.col(CHAMPION) * 1.2).otherwise("new"))
-    folds = result.folds.with_columns(champion_own=late)
-    decision = decide(BacktestResult("new", "", pl.DataFrame(), folds, turned.lazy(), {}), "new", POLICY, {}, True)
+    turned = turned.with_columns(late.alias(OWN))
+    decision = decide(_result(turned, 4), "new", POLICY, {}, True)
     assert decision.evidence["folds_used"] == [2, 3]
     assert decision.evidence["gain"] == pytest.approx(-0.2)
     assert decision.series is not None
     assert decision.series["hours"].to_list() == [336]
-    folds = folds.with_columns(champion_own=pl.col("fold") >= 3)
-    decision = decide(BacktestResult("new", "", pl.DataFrame(), folds, turned.lazy(), {}), "new", POLICY, {}, True)
+    younger = turned.with_columns((pl.col("fold") >= 3).alias(OWN))
+    decision = decide(_result(younger, 4), "new", POLICY, {}, True)
     assert decision.evidence["folds_used"] == [0, 1, 2, 3]
+    # a fleet of two versions: each series by the age of its own
+    both = pl.concat([turned, younger.with_columns(series_id=pl.lit("b"))])
+    decision = decide(_result(both, 4), "new", POLICY, {}, True)
+    assert decision.evidence["champion_own_fit"] == 1
+    assert decision.series is not None
+    assert decision.series["hours"].to_list() == [336, 672]
 
 
 def test_a_fleet_that_is_kept_may_promote_series_and_one_that_is_promoted_may_spare_some() -> None:

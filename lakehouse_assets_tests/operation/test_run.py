@@ -20,6 +20,7 @@ def test_run(house: House) -> None:
     status_has_the_agreed_shape(house)
     again_it_does_nothing_anew(house)
     what_is_in_force_is_told_and_changed_by_hand(house)
+    one_series_is_trained_by_hand(house)
     new_rows_and_files_refine_the_touched_months_and_broken_files_are_set_aside(house)
 
 
@@ -108,6 +109,19 @@ def what_is_in_force_is_told_and_changed_by_hand(built: House) -> None:
         assert "Traceback" not in message
     history = json.loads(built("models", "show", *of_series, "--json").out)["history"]
     assert [row["decision"] for row in history] == ["promoted", "pinned", "unpinned"]
+
+
+def one_series_is_trained_by_hand(built: House) -> None:
+    one = built.frame("registry/demand_forecast_series")["series_id"].min()
+    ended = built("retrain", "demand_forecast", "--series", one)
+    assert ended.code == 0, ended.err
+    assert f"of 1 series promoted; {one} kept: " in " ".join(ended.out.split())
+    (decision,) = built.frame("registry/demand_forecast").filter(version=2).iter_rows(named=True)
+    assert (decision["decision"], decision["champion_after"]) == ("kept", 1)
+    ended = built("retrain", "demand_forecast", "--series", "nowhere")
+    assert ended.code == 1
+    assert "features/demand has no rows of 'nowhere'" in " ".join(ended.err.split())
+    assert "Traceback" not in ended.err
 
 
 def new_rows_and_files_refine_the_touched_months_and_broken_files_are_set_aside(built: House) -> None:
