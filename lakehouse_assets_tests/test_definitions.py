@@ -48,6 +48,7 @@ def test_the_graph_is_that_of_the_house() -> None:
         "monitoring/costs",
         "monitoring/demand_forecast_rungs",
         "monitoring/demand_forecast_errors",
+        "monitoring/demand_forecast_profile",
         "monitoring/demand_forecast_drift",
     }
 
@@ -175,6 +176,7 @@ def test_a_table_and_a_model_are_a_file_each(package: ModuleType) -> None:
         "predictions/area_energy",
         "monitoring/area_energy_rungs",
         "monitoring/area_energy_errors",
+        "monitoring/area_energy_profile",
         "monitoring/area_energy_drift",
     }
     assert with_model["checks"] == {
@@ -185,6 +187,7 @@ def test_a_table_and_a_model_are_a_file_each(package: ModuleType) -> None:
         "predictions/area_energy:contract",
         "monitoring/area_energy_rungs:contract",
         "monitoring/area_energy_errors:contract",
+        "monitoring/area_energy_profile:contract",
         "monitoring/area_energy_drift:contract",
         "monitoring/area_energy_drift:no_drift",
     }

@@ -5,6 +5,7 @@ import dagster as dg
 from lakehouse_assets.lifecycle.alerts import alert_definitions
 from lakehouse_assets.lifecycle.monitoring import drift_asset, errors_asset
 from lakehouse_assets.lifecycle.prediction import prediction_asset
+from lakehouse_assets.lifecycle.profile import profile_asset
 from lakehouse_assets.lifecycle.promotion import promotion_asset
 from lakehouse_assets.lifecycle.retraining import retraining_definitions
 from lakehouse_assets.lifecycle.rungs import rungs_asset
@@ -15,7 +16,8 @@ from lakehouse_assets.ml.definition import ModelDefinition
 def lifecycle(definition: ModelDefinition) -> dg.Definitions:
     """Assets, checks, jobs, schedules and sensors of one model."""
     promotion, contracts = promotion_asset(definition)
-    stages = [stage(definition) for stage in (prediction_asset, rungs_asset, errors_asset, drift_asset)]
+    watched = (prediction_asset, rungs_asset, errors_asset, profile_asset, drift_asset)
+    stages = [stage(definition) for stage in watched]
     return dg.Definitions.merge(
         dg.Definitions(
             assets=[training_asset(definition), promotion, *(asset for asset, _ in stages)],

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -11,19 +11,18 @@ import polars as pl
 
 from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lake.table_asset import column_schema, contract_check
-from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, REPORT, contract_of, grow
+from lakehouse_assets.lifecycle import comparison
+from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, REPORT, contract_of, grow, months_written
 from lakehouse_assets.lifecycle.engine import engine
 from lakehouse_assets.lifecycle.fleet import FleetRegistry
 from lakehouse_assets.lifecycle.names import Names, table_key
 from lakehouse_assets.lifecycle.pictures import picture_metadata
 from lakehouse_assets.lifecycle.reports import ReportsResource, publish
+from lakehouse_assets.lifecycle.windows import LOOK_BACK, WEEK, whole_weeks
 from lakehouse_assets.ml.definition import DriftVerdict, ModelDefinition
 from lakehouse_assets.registry.resource import RegistryResource
 from lakehouse_assets.settings import get_settings
 
-WEEK = timedelta(days=7)
-# What came late is compared late: so far back errors are looked at again.
-_LOOK_BACK = timedelta(days=35)
 # So far back the pictures go.
 _SHOWN = timedelta(weeks=26)
 
@@ -57,7 +56,7 @@ def errors_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.A
         recent = (
             pl.lit(True)
             if since is None
-            else (pl.col(time) >= since - _LOOK_BACK) & (pl.col("month") >= (since - _LOOK_BACK).date().replace(day=1))
+            else (pl.col(time) >= since - LOOK_BACK) & (pl.col("month") >= (since - LOOK_BACK).date().replace(day=1))
         )
         predicted = predictions.scan().filter(recent).collect()
         first = predicted["month"].min()
@@ -88,21 +87,23 @@ def errors_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.A
 def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
     """The asset `monitoring/<name>_drift` with its verdict as a check, and the check of its contract."""
     names, kind = Names(definition.name), definition.kind
-    keys = ("model_version", "week", kind.keys[1])
-    contract = contract_of("Drift", {**MODEL_VERSION, **kind.drift_columns}, keys, REPORT)
+    columns, unique = comparison.drift_columns(definition), comparison.KEYS
+    contract = contract_of("Drift", columns, comparison.NEVER_NULL, {}, unique=unique)
+    of_verdict = ["model_version", *kind.drift_columns, *REPORT]
 
     @dg.asset(
         key=names.drift,
-        deps=[names.promotion, names.series, names.errors, dg.AssetKey(definition.features.split("/"))],
+        deps=[names.promotion, names.series, names.errors, names.profile, dg.AssetKey(definition.features.split("/"))],
         group_name="monitoring",
         description=(
             "Weekly verdict by member: the champion against a fresh fit of its own recipe on the week after that fit "
-            "(regret: what retraining would mend), and against its backtest's errors; input statistics explain."
+            "(regret: what retraining would mend), and against its backtest's errors; beside it, how far "
+            "target, inputs, predictions and errors are from the week before, and from what the version was trained on."
         ),
         kinds={"delta", "scikitlearn"},
         owners=["team:lakehouse"],
         tags={"model": definition.name, "layer": "monitoring"},
-        metadata={"dagster/column_schema": column_schema(contract)},
+        metadata={"partition_expr": "month", "dagster/column_schema": column_schema(contract)},
         check_specs=[
             dg.AssetCheckSpec(
                 "no_drift", asset=names.drift, description="The champion does as well as a fresh fit would."
@@ -113,6 +114,7 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
         context: dg.AssetExecutionContext, lake: LakeResource, registry: RegistryResource, reports: ReportsResource
     ) -> dg.MaterializeResult:
         store, member = registry.registry(), kind.keys[1]
+        keys = ("model_version", "week", member)
         fleet = FleetRegistry(definition.name, store, lake.lake())
         in_force = fleet.assignment()
         if in_force is None:
@@ -120,15 +122,19 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
         features = lake.lake().table(definition.features)
         table = lake.lake().table(table_key(names.drift))
         history = judged = pl.DataFrame({"model_version": [], "week": []})
-        grow(table, kind.drift_columns)
+        comparison.take_over(table, definition)
+        profiles = lake.lake().table(table_key(names.profile))
+        months = comparison.compare_windows(table, profiles, definition, in_force, context.run_id)
         if table.exists():
-            judged = table.scan().select("model_version", "week").unique().collect()
+            judgements = table.scan().filter(pl.col("comparison") == comparison.CHALLENGER)
+            judged = judgements.select("model_version", "week").unique().collect()
             # Of the versions in force; a new one begins without.
-            history = table.scan().filter(pl.col("model_version") == in_force.versions_of(member)).collect()
+            mine = judgements.filter(pl.col("model_version") == in_force.versions_of(member))
+            history = mine.select(of_verdict).collect()
         edge = features.scan().select(pl.col(kind.time_column).max()).collect().item()
         zone = definition.schedules.time_zone
         # Members that have fallen silent are not judged, nor is a version that serves none but them.
-        recent = pl.col("month") >= (edge - _LOOK_BACK).date().replace(day=1)
+        recent = pl.col("month") >= (edge - LOOK_BACK).date().replace(day=1)
         heard = (
             features.scan().filter(recent, pl.col(definition.target).is_not_null()).select(member).unique().collect()
         )
@@ -163,9 +169,11 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
                     earlier = new if history.is_empty() else pl.concat([history.select(new.columns), new])
                     verdict = kind.verdict(earlier, definition.drift)
                     statistics = verdict.series.with_columns(fleet_verdict=pl.lit(verdict.verdict))
-                    rows = new.join(statistics, on=member, how="left")
-                    table.merge(rows, keys=keys, run_id=context.run_id)
-                    history = rows if history.is_empty() else pl.concat([history, rows.select(history.columns)])
+                    rows = comparison.verdicts(new.join(statistics, on=member, how="left"), definition)
+                    table.merge(rows, keys=keys, partition_by=comparison.PARTITIONS, run_id=context.run_id)
+                    months += rows["month"].unique().cast(pl.String).to_list()
+                    rows = rows.select(of_verdict)
+                    history = rows if history.is_empty() else pl.concat([history, rows])
             drifted = verdict.series.filter(verdict="drift")[kind.keys[1]].to_list()
             if drifted:
                 moved = kind.explain(dataset, drifted, max(weeks), WEEK)
@@ -173,28 +181,16 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
         if verdict.window_end is None:
             return _no_report("no week since the champion was trained has enough hours to score")
         report, champion = _report_name(verdict.window_end - WEEK, zone), in_force.champion
+        of_all = table.scan().filter(pl.col("comparison") == comparison.CHALLENGER).select(of_verdict).collect()
+        pictures = kind.drift_pictures(of_all, features.scan(), definition.drift)
         shown: dict[str, Any] = {
+            "months": dg.MetadataValue.json(sorted(set(months))),
             **publish(context, reports.reports(), definition, report, champion, verdict, moved, history),
-            **picture_metadata(kind.drift_pictures(history)),
+            **picture_metadata(pictures),
         }
         return _report(report, champion, verdict, moved, shown, table.version())
 
-    return drift, contract_check(drift, contract)
-
-
-def whole_weeks(since: datetime, edge: datetime, zone: str) -> list[datetime]:
-    """Starts (UTC) of the whole weeks, from Monday 00:00 in a time zone, from `since` on that had ended by `edge`."""
-    local = since.astimezone(ZoneInfo(zone))
-    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
-    if midnight < local:
-        midnight += timedelta(days=1)
-    # Wall-clock arithmetic: a week with a clock change is an hour shorter or longer.
-    start = midnight + timedelta(days=-midnight.weekday() % 7)
-    weeks = []
-    while start + WEEK <= edge:
-        weeks.append(start.astimezone(UTC))
-        start += WEEK
-    return weeks
+    return drift, contract_check(drift, contract, written=months_written(names.drift))
 
 
 def _report_name(week: datetime, zone: str) -> str:

@@ -54,6 +54,11 @@ class Names:
         return dg.AssetKey(["monitoring", f"{self.model}_errors"])
 
     @property
+    def profile(self) -> dg.AssetKey:
+        """What values, predictions and errors were like, window by window."""
+        return dg.AssetKey(["monitoring", f"{self.model}_profile"])
+
+    @property
     def drift(self) -> dg.AssetKey:
         """The weekly verdicts."""
         return dg.AssetKey(["monitoring", f"{self.model}_drift"])

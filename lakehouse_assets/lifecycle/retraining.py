@@ -46,8 +46,8 @@ def retraining_definitions(definition: ModelDefinition) -> dg.Definitions:
     )
     monitor = dg.define_asset_job(
         names.monitor_job,
-        selection=dg.AssetSelection.assets(names.drift),
-        description="Judge whether a fresh fit of the champion's recipe would do better than the champion.",
+        selection=dg.AssetSelection.assets(names.profile, names.drift),
+        description="Profile the weeks that have passed; judge whether a fresh fit would do better than the champion.",
     )
     return dg.Definitions(
         jobs=[retrain, predict, monitor],

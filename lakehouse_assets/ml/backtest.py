@@ -519,10 +519,10 @@ class Week:
 
 
 def week_of_shard(task: tuple[Refit, FittedForecast | None, Shard, Week]) -> tuple[Panel, Array, Array]:
-    """The targets of a week, the champion's forecasts and those of a fresh fit: given, or made here."""
+    """The targets of a week and their hours, the champion's forecasts and those of a fresh fit: given, or made here."""
     refit, fresh, shard, week = task
     panel = shard.panel()
     fresh = fresh or _refit(refit, shard, panel)
     window = panel.between(week.start, week.stop)
-    bare = replace(window, columns={})
+    bare = replace(window, columns={name: window.columns[name] for name in ("hour",) if name in window.columns})
     return bare, refit.model.forecast(window), fresh.forecast(window)

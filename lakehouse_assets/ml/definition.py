@@ -86,6 +86,7 @@ class DriftPolicy:
     fit were right, over the latest four weeks.
     fleet_share: the fleet has drifted when at least this share of the tested series has (and at least one), or when
     the mean regret of all of them exceeds the minimum effect significantly.
+    alarm_budget: flags of a quiet series in a week that are to be expected, as benchmarks/drift.py measures them.
     cost: what a training of a series costs, as a share of its loss; where it is expected to save less it does not pay.
     false_alarm_rate: the share of series-weeks without any change in which a threshold that is calibrated by resampling
     is exceeded (channels that compare with a history).
@@ -98,6 +99,7 @@ class DriftPolicy:
     evidence: float = 7.0
     minimum_stake: float = 0.04
     fleet_share: float = 0.1
+    alarm_budget: float = 0.02
     cost: float = 0.02
     false_alarm_rate: float = 0.005
 
@@ -313,6 +315,21 @@ class Kind(Protocol):
         ...
 
     @property
+    def prediction_column(self) -> str:
+        """The column of a prediction that holds what was predicted."""
+        ...
+
+    @property
+    def error_column(self) -> str:
+        """The column of an error that says by how much a prediction missed; 0 is right."""
+        ...
+
+    @property
+    def loss_column(self) -> str:
+        """The column of an error of which the drift verdict compares the means."""
+        ...
+
+    @property
     def look_back(self) -> timedelta:
         """How far back ``calibrate`` looks: what is older need not be read for it."""
         ...
@@ -395,6 +412,14 @@ class Kind(Protocol):
         """Predictions joined to what came true, with their errors, for the rows whose target is known."""
         ...
 
+    def main_inputs(self, columns: Sequence[str]) -> list[str]:
+        """Of the numeric columns of the feature table, those to watch: what comes from outside."""
+        ...
+
+    def backtest_errors(self, result: BacktestResult) -> pl.LazyFrame:
+        """The out-of-sample predictions of a backtest's best candidate: the member, what was predicted, the error."""
+        ...
+
     def weekly_losses(
         self, champion: Any, dataset: Any, week: datetime, *, fresh: Any = None, seed: int | None = None
     ) -> pl.DataFrame:
@@ -417,8 +442,8 @@ class Kind(Protocol):
         """PNG pictures of predictions compared with what came, by name."""
         ...
 
-    def drift_pictures(self, history: pl.DataFrame) -> dict[str, bytes]:
-        """PNG pictures of the weekly losses by name."""
+    def drift_pictures(self, history: pl.DataFrame, features: pl.LazyFrame, policy: DriftPolicy) -> dict[str, bytes]:
+        """PNG pictures of the weekly verdicts by name; history: rows of the drift table, of all versions."""
         ...
 
     def finding_pictures(self, history: pl.DataFrame, finding: Mapping[str, Any]) -> dict[str, bytes]:

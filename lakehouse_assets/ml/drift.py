@@ -47,6 +47,8 @@ COLUMNS: dict[str, tuple[pl.DataType, str]] = {
         pl.Int64(),
         "First of the six hours of the horizon in which the champion loses most to the fresh fit.",
     ),
+    "champion_by_hour": (pl.List(pl.Float32()), "The champion's mean absolute error in the week, by hour of the day."),
+    "fresh_by_hour": (pl.List(pl.Float32()), "That of the fresh fit."),
     "verdict": (pl.String(), "ok, drift or insufficient_data, for the series."),
     "weeks": (pl.Int64(), "Weeks that the verdict is about."),
     "regret": (pl.Float64(), "Mean log ratio of the champion's loss to the fresh fit's: what retraining would mend."),
@@ -73,17 +75,30 @@ def weekly_losses(
     champion: Array,
     fresh: Array,
     expected: Mapping[str, float],
+    hour: npt.NDArray[np.floating] | None = None,
 ) -> pl.DataFrame:
-    """Mean absolute errors of one week by series, for :func:`verdict`: columns as in ``HISTORY_SCHEMA``.
+    """Mean absolute errors of one week by series, for :func:`verdict`: columns as in ``HISTORY_SCHEMA``, and by hour.
 
     y, champion, fresh: (S, D, H) of the issue times in the week; only hours where all three are finite count.
-    expected: the champion's mean absolute error in its backtest. bias: the champion's mean error.
+    expected: the champion's mean absolute error in its backtest. bias: the champion's mean error. hour: (S, D, H), of
+    the day (default: as counted from the issue time).
     """
     both = np.isfinite(y) & np.isfinite(champion) & np.isfinite(fresh)
     hours = both.sum(axis=(1, 2))
 
     def mean(values: Array) -> Array:
         return np.where(both, values, 0.0).sum(axis=(1, 2)) / np.maximum(hours, 1)
+
+    hour = np.broadcast_to(np.arange(y.shape[2]) % 24, y.shape) if hour is None else hour
+
+    def by_hour(loss: Array) -> pl.Series:
+        means = np.full((len(loss), 24), np.nan)
+        for k in range(24):
+            mine = both & (hour == k)
+            count = mine.sum(axis=(1, 2))
+            means[:, k] = np.where(mine, loss, 0.0).sum(axis=(1, 2)) / np.where(count > 0, count, np.nan)
+        lists = pl.Series(means.astype(np.float32), dtype=pl.Array(pl.Float32, 24)).arr.to_list()
+        return lists.list.eval(pl.element().fill_nan(None))
 
     frame = pl.DataFrame(
         {
@@ -96,6 +111,8 @@ def weekly_losses(
             "expected_loss": [expected.get(s) for s in series.tolist()],
             "bias": mean(champion - y),
             "worst_hour": worst_hour(np.where(both, np.abs(champion - y) - np.abs(fresh - y), 0.0)),
+            "champion_by_hour": by_hour(np.abs(champion - y)),
+            "fresh_by_hour": by_hour(np.abs(fresh - y)),
         },
         schema_overrides=HISTORY_SCHEMA,
     )

@@ -88,6 +88,9 @@ class Forecast:
     )
     drift_columns = MappingProxyType(drift.COLUMNS)
     time_column = "issued_at"
+    prediction_column = "yhat"
+    error_column = "error"
+    loss_column = "absolute_error"
     look_back = intervals.RECENT
 
     # --- data ---------------------------------------------------------------------------------------------------------
@@ -345,6 +348,15 @@ class Forecast:
         found = {**means.row(0, named=True), **intervals.coverage(errors).drop("hours").row(0, named=True)}
         return {name: value for name, value in found.items() if value is not None}
 
+    def main_inputs(self, columns: Sequence[str]) -> list[str]:
+        """See :func:`lakehouse_assets.ml.inputs.main_inputs`."""
+        return inputs.main_inputs(columns)
+
+    def backtest_errors(self, result: BacktestResult) -> pl.LazyFrame:
+        """series_id, yhat, error: of the out-of-sample forecasts of the best candidate."""
+        yhat = pl.col(result.best)
+        return result.losses.select("series_id", yhat=yhat, error=yhat - pl.col("y"))
+
     def weekly_losses(
         self,
         champion: Champion,
@@ -393,7 +405,15 @@ class Forecast:
             refit = Refit(champion, {}, start, seed, standing=False)
         tasks = ((r, fresh and fresh.only(shard.series), shard, days) for r, shard in refit.tasks(mine))
         rows = [
-            drift.weekly_losses(window.series, week, window.target, ours, theirs, champion.expected_loss)
+            drift.weekly_losses(
+                window.series,
+                week,
+                window.target,
+                ours,
+                theirs,
+                champion.expected_loss,
+                window.full("hour") if window.has("hour") else None,
+            )
             for window, ours, theirs in each(backtest.week_of_shard, tasks)
         ]
         return pl.concat(rows)
@@ -429,11 +449,11 @@ class Forecast:
 
         return pictures.backtest_pictures(result)
 
-    def drift_pictures(self, history: pl.DataFrame) -> dict[str, bytes]:
-        """A heat map of the weekly regrets, series x week: PNG by name."""
-        from lakehouse_assets.ml import pictures
+    def drift_pictures(self, history: pl.DataFrame, features: pl.LazyFrame, policy: DriftPolicy) -> dict[str, bytes]:
+        """Regret by series and week, flags against their budget, the day of the worst series: PNG by name."""
+        from lakehouse_assets.ml.drift_pictures import drift_pictures
 
-        return pictures.drift_pictures(history)
+        return drift_pictures(history, features, self.target, policy)
 
     def finding_pictures(self, history: pl.DataFrame, finding: Mapping[str, Any]) -> dict[str, bytes]:
         """The regret by week of a finding's members against the fleet, and their errors before and after: PNG."""

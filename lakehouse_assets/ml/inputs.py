@@ -4,7 +4,8 @@ Inputs move with the seasons, and most moves cost a model nothing. So they expla
 distance says little by itself: it counts in units of what the reference's own months have from each other.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,7 @@ def _cells(values: Array, low: float, width: float) -> npt.NDArray[np.int64]:
     return np.bincount(np.floor(place).astype(np.int32) + 1, minlength=CELLS + 2)
 
 
-_NOT_INPUTS = {"hour", "day_of_week", "season_sin", "season_cos"}
+_NOT_INPUTS = {"horizon", "hour", "day_of_week", "season_sin", "season_cos"}
 MONTH = 28
 """Issue times of the windows whose distances from each other are the measure of a move."""
 
@@ -123,3 +124,18 @@ def _usual(values: Array) -> float:
         for month in months
     ]
     return float(np.nanmax(found)) if np.isfinite(found).any() else float("nan")
+
+
+_DERIVED = re.compile(r"(?:^|_)(?:lag|last|mean|std|min|max|change)_\d+h$|_last_day$")
+_OF_THE_TARGET = {"error", "forecast"}
+
+
+def main_inputs(columns: Sequence[str]) -> list[str]:
+    """The features that come from outside: published forecasts and covariates, but no calendar and no statistics.
+
+    A covariate that is known only after the fact is watched as of a day before.
+    """
+    found = [n for n in columns if n not in _NOT_INPUTS and not n.startswith("is_") and not _DERIVED.search(n)]
+    found = [n for n in found if not any(n.endswith(f"_{other}") for other in found)]
+    bare = {n: n.removesuffix("_lag_24h") for n in columns if n.endswith("_lag_24h")}
+    return [*found, *(n for n, name in bare.items() if name not in columns and name not in _OF_THE_TARGET)]

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 INK, ACCENT, PALE = "#22303c", "#d1495b", "#8fa3b0"
 
 
-def _figure(width: float, height: float, rows: int = 1) -> "tuple[Figure, list[Axes]]":
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> "tuple[Figure, list[Axes]]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     return figure, list(axes)
@@ -174,25 +174,6 @@ def _band(errors: pl.LazyFrame, panels: int = 3) -> bytes:
         ax.tick_params(labelsize=7)
     axes[0].legend(fontsize=7, frameon=False, ncols=4, loc="upper right")
     return _png(figure)
-
-
-def drift_pictures(history: pl.DataFrame) -> dict[str, bytes]:
-    """regret: a heat map of the weekly log ratio of the champion's loss to a fresh fit's, series x week."""
-    table = (
-        history.with_columns(regret=(pl.col("champion_loss") / pl.col("fresh_loss")).log())
-        .sort("week")
-        .pivot(on="week", index="series_id", values="regret", sort_columns=False)
-        .sort("series_id")
-    )
-    values = table.drop("series_id").to_numpy().astype(float)
-    figure, (ax,) = _figure(max(4.0, 2.2 + 0.22 * values.shape[1]), max(2.2, 1 + 0.16 * values.shape[0]))
-    image = ax.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-0.3, vmax=0.3, interpolation="nearest")
-    weeks = [str(week)[:10] for week in table.columns[1:]]
-    shown = np.unique(np.linspace(0, len(weeks) - 1, min(len(weeks), 8)).astype(int))
-    ax.set_xticks(shown, [weeks[i] for i in shown], rotation=45, ha="right", fontsize=7)
-    ax.set_yticks(range(table.height), table["series_id"].to_list(), fontsize=6)
-    figure.colorbar(image, ax=ax, label="regret (log ratio to a fresh fit)", shrink=0.8)
-    return {"regret": _png(figure)}
 
 
 def finding_pictures(history: pl.DataFrame, members: Sequence[str], since: datetime | None) -> dict[str, bytes]:

@@ -73,6 +73,10 @@ class House:
     def table(self, key: str) -> Table:
         return self.lake.table(key)
 
+    def verdicts(self) -> pl.DataFrame:
+        """The rows of the drift table that judge the champion."""
+        return self.table("monitoring/toy_drift").scan().filter(pl.col("comparison") == "challenger").collect()
+
     def know(self, day: int) -> datetime:
         """Write the feature table as it is at the issue time of a day: later targets are not known yet."""
         at = datetime(2023, 1, 2, tzinfo=UTC) + timedelta(days=day)

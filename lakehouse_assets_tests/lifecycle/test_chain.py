@@ -65,10 +65,10 @@ def test_from_features_to_predictions_errors_and_a_verdict(house: House) -> None
     assert event is not None
     assert event.asset_materialization is not None
     assert event.asset_materialization.metadata["verdict"].value in ("ok", "drift")
-    judged = house.table("monitoring/toy_drift").scan().collect()
+    judged = house.verdicts()
     assert judged["week"].n_unique() == 2
     assert house.run("toy_monitor", later).success
-    assert house.table("monitoring/toy_drift").scan().collect().height == judged.height
+    assert house.verdicts().height == judged.height
 
 
 def test_a_better_challenger_is_promoted_an_equal_one_is_not_and_a_rollback_undoes_it(house: House) -> None:

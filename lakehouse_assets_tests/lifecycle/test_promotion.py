@@ -79,7 +79,7 @@ def test_a_fleet_of_two_versions_lives_through_every_stage(house: House) -> None
 
     # each series is watched under its own version
     assert house.run("toy_monitor", later).success
-    judged = house.table("monitoring/toy_drift").scan().collect()
+    judged = house.verdicts()
     assert dict(judged.select("series_id", "model_version").unique().iter_rows()) == by
     assert judged["week"].n_unique() == 2
     assert judged.height == 8
@@ -121,6 +121,6 @@ def test_a_version_that_serves_only_silent_series_is_not_fitted_again_and_again(
         assert run.success
         messages = [entry.user_message for entry in house.instance.all_logs(run.run_id)]
         assert sum("against a fresh fit" in message for message in messages) == fitted
-    judged = house.table("monitoring/toy_drift").scan().collect()
+    judged = house.verdicts()
     assert judged["model_version"].unique().to_list() == [1]
     assert judged["series_id"].unique().sort().to_list() == ["S0", "S2"]

@@ -276,7 +276,9 @@ def test_a_changed_world_is_drift_and_the_retrained_model_is_promoted() -> None:
     assert decision.evidence["champion_own_fit"]
     assert decision.series is not None
     assert decision.series["coverage_change"].is_finite().all()
-    pictures = KIND.drift_pictures(history) | KIND.pictures(result)
+    told = history.join(found.series, on="series_id").with_columns(model_version=pl.lit(1))
+    drawn = KIND.drift_pictures(told, frame.lazy(), DriftPolicy())
+    pictures = drawn | KIND.pictures(result)
     assert all(png.startswith(b"\x89PNG") and len(png) < 200_000 for png in pictures.values())
 
 

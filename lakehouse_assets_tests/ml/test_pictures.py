@@ -6,7 +6,7 @@ import polars as pl
 from lakehouse_assets.ml.definition import BacktestResult
 from lakehouse_assets.ml.intervals import COLUMNS, LEVELS, scored
 from lakehouse_assets.ml.metrics import forecast_metrics
-from lakehouse_assets.ml.pictures import backtest_pictures, drift_pictures, error_pictures, finding_pictures
+from lakehouse_assets.ml.pictures import backtest_pictures, error_pictures, finding_pictures
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -15,7 +15,7 @@ def is_png(picture: bytes) -> bool:
     return picture.startswith(b"\x89PNG") and 1_000 < len(picture) < 200_000
 
 
-def test_a_backtest_and_a_history_are_drawn() -> None:
+def test_a_backtest_is_drawn() -> None:
     rng = np.random.default_rng(0)
     ts = [START + timedelta(hours=i) for i in range(48)]
     losses = pl.DataFrame(
@@ -34,10 +34,6 @@ def test_a_backtest_and_a_history_are_drawn() -> None:
     pictures = backtest_pictures(BacktestResult("ridge", "relative_mae", metrics, pl.DataFrame(), losses.lazy(), {}))
     assert set(pictures) == {"leaderboard", "forecast", "hours", "series"}
     assert all(is_png(picture) for picture in pictures.values())
-    history = pl.DataFrame(
-        {"series_id": ["a", "b"], "week": [START] * 2, "champion_loss": [1.2, 1.0], "fresh_loss": 1.0}
-    )
-    assert is_png(drift_pictures(history)["regret"])
 
 
 def test_a_finding_is_drawn_against_the_fleet_whatever_its_members_are_called() -> None:

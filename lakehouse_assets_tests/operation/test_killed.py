@@ -25,6 +25,7 @@ KILLS = (
     Kill(call=f"{REGISTRY}.promote"),
     Kill(call=f"{TABLE}.merge", table="predictions/demand_forecast"),
     Kill(call=f"{TABLE}.merge", table="monitoring/demand_forecast_errors"),
+    Kill(call=f"{TABLE}.overwrite", table="monitoring/demand_forecast_profile"),
     Kill(line="monitoring/demand_forecast_drift$", delay=0.01),
 )
 FIRST, LATER = "2024-05-06", "2024-05-15"
@@ -68,6 +69,8 @@ def refines_what_a_killed_landing_committed(house: House) -> None:
 
     for kill in (
         Kill(call=f"{TABLE}.merge", table="monitoring/demand_forecast_errors"),
+        Kill(call=f"{TABLE}.overwrite", table="monitoring/demand_forecast_profile"),
+        Kill(call=f"{TABLE}.overwrite", table="monitoring/demand_forecast_drift"),
         Kill(call=f"{TABLE}.merge", table="monitoring/demand_forecast_drift"),
     ):
         ended = house.run(LATER, kill)
@@ -78,4 +81,6 @@ def refines_what_a_killed_landing_committed(house: House) -> None:
     silver = house.frame("silver/demand")
     assert silver.filter(~pl.col("quality").eq("pending"))["ts"].max() > refined + timedelta(days=8)
     assert house.frame("predictions/demand_forecast")["issued_at"].n_unique() == 10
-    assert house.frame("monitoring/demand_forecast_drift")["week"].n_unique() == 1
+    drift = house.frame("monitoring/demand_forecast_drift")
+    assert drift["week"].drop_nulls().n_unique() == 1
+    assert set(drift["comparison"]) == {"baseline", "challenger"}, "one week has none before it"

@@ -57,7 +57,7 @@ def predictions_are_compared_with_what_came(operated: House) -> None:
 
 
 def drift_is_judged_by_whole_weeks(operated: House) -> None:
-    drift = operated.frame("monitoring/demand_forecast_drift")
+    drift = operated.frame("monitoring/demand_forecast_drift").filter(comparison="challenger")
     assert drift["week"].dt.convert_time_zone("Europe/Berlin").dt.weekday().unique().to_list() == [1]
     assert drift.group_by("week").len()["len"].to_list() == [2] * drift["week"].n_unique()
 
