@@ -20,6 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -241,10 +242,13 @@ def generate() -> dict[str, np.ndarray]:
                     ],
                 }
                 for family, (first, second) in pairs.items():
-                    mixed = synth.ConceptDriftStream(
-                        first, second, seed=seed, position=CHANGE * BLOCK, width=max(width * BLOCK, 1)
-                    )
-                    rows = [[*x.values(), int(y)] for x, y in mixed.take(BLOCK * BLOCKS)]
+                    if width:
+                        mixed = synth.ConceptDriftStream(
+                            first, second, seed=seed, position=CHANGE * BLOCK, width=width * BLOCK
+                        ).take(BLOCK * BLOCKS)
+                    else:
+                        mixed = chain(first.take(CHANGE * BLOCK), second.take((BLOCKS - CHANGE) * BLOCK))
+                    rows = [[*x.values(), int(y)] for x, y in mixed]
                     out[f"{family}, {kind}, {old} to {new}, {seed}"] = np.array(rows, np.float32)
     return out
 

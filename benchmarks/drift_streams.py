@@ -65,11 +65,12 @@ def fitted(rows: npt.NDArray[np.float32], block: int) -> Stream:
     wrong = np.zeros((blocks, blocks, block), bool)
     said = np.full((blocks, blocks, block), np.nan, np.float32)
     truth = y[TRAINED * block :].reshape(blocks, block)
-    for t in range(blocks):
-        known, later = slice(t * block, (t + TRAINED) * block), slice((t + TRAINED) * block, None)
-        fit = HistGradientBoostingClassifier(max_iter=40, max_leaf_nodes=15, random_state=0).fit(x[known], y[known])
-        said[t, t:] = fit.predict_proba(x[later])[:, 1].reshape(-1, block)
-        wrong[t, t:] = (said[t, t:] > 0.5) != truth[t:]
+    with threadpool_limits(1):
+        for t in range(blocks):
+            known, later = slice(t * block, (t + TRAINED) * block), slice((t + TRAINED) * block, None)
+            fit = HistGradientBoostingClassifier(max_iter=40, max_leaf_nodes=15, random_state=0).fit(x[known], y[known])
+            said[t, t:] = fit.predict_proba(x[later])[:, 1].reshape(-1, block)
+            wrong[t, t:] = (said[t, t:] > 0.5) != truth[t:]
     fresh = said[np.arange(blocks), np.arange(blocks)]
     return Stream(wrong, ((said - truth) ** 2).mean(axis=2), ((said - fresh) ** 2).mean(axis=2))
 
@@ -140,14 +141,12 @@ def last_class() -> float:
 
 def part(peers: Peers) -> None:
     """The tables."""
-    generated = peers.generated()
-    with threadpool_limits(1):
-        streams = {}
-        for number, (name, rows) in enumerate(generated.items()):
-            if number % 12 == 0:
-                print(f"streams: {number} of {len(generated)}", file=sys.stderr)
-            streams[name] = fitted(rows, BLOCK)
-        electric = elec2()
+    generated, streams = peers.generated(), {}
+    for number, (name, rows) in enumerate(generated.items()):
+        if number % 12 == 0:
+            print(f"streams: {number} of {len(generated)}", file=sys.stderr)
+        streams[name] = fitted(rows, BLOCK)
+    electric = elec2()
     everything = streams | ({"elec2": electric} if electric else {})
     with tempfile.TemporaryDirectory() as folder:
         errors = Path(folder, "errors.npz")
