@@ -14,6 +14,7 @@ import numpy as np
 from drift_data import Aged
 from drift_score import Array, Fleet, Mask
 
+from lakehouse_assets.ml import errors
 from lakehouse_assets.ml.definition import DriftPolicy
 from lakehouse_assets.ml.regret import judge, relative
 from lakehouse_assets.models.demand_forecast import demand_forecast
@@ -31,7 +32,20 @@ def challenger(fleet: Fleet, policy: DriftPolicy = POLICY) -> Mask:
     return judge(fleet.regret, relative(fleet.apart, fleet.fresh), policy).drifted
 
 
-OURS: dict[str, Method] = {"ours, challenger": challenger}
+def error(fleet: Fleet, policy: DriftPolicy = POLICY) -> Mask:
+    """Ours where a fit is dear: the champion's errors against those of the weekly fits before it."""
+    aged = fleet.aged
+    before = np.cumsum(np.isfinite(aged.champion).any(axis=(2, 3)), axis=1) == 0
+    past = errors.weekly(aged.y, np.where(before[:, :, None, None], aged.fresh, np.nan), aged.weeks)
+    return errors.judge(errors.weekly(aged.y, aged.champion, aged.weeks), past, policy).drifted
+
+
+def either(fleet: Fleet) -> Mask:
+    """Ours, both of these channels."""
+    return challenger(fleet) | error(fleet)
+
+
+OURS: dict[str, Method] = {"ours, challenger": challenger, "ours, error": error, "ours, both": either}
 VERDICT = "ours, challenger"
 """What the product's monitoring goes by where a fit is cheap."""
 
