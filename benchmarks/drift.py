@@ -300,7 +300,7 @@ def main() -> None:
             figures["speed"] = speed_line(peers)
     print(f"\nthe whole took {(time.perf_counter() - began) / 60:.1f} minutes")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2))
+        arguments.json.write_text(json.dumps({part: figures[part] for part in GOALS if part in figures}, indent=2))
     missed = [
         f"{part} {name} {figures[part][name]:.3g} ({goal:g})"
         for part, goals in GOALS.items()
