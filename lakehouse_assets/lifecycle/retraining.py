@@ -1,23 +1,41 @@
 """When a model is trained anew: its jobs, its schedules, and the sensor that asks after a drift verdict.
 
-The sensor only reads what earlier runs left in the event log. It asks once for each report: an attempt that failed may
-be repeated a few times, an attempt that was decided (promoted or kept) settles the report.
+The sensor only reads what earlier runs left in the event log, and keeps nothing of its own: a tick that is lost, or
+evaluated twice, changes nothing. It asks once for each report: an attempt that failed may be repeated a few times, an
+attempt that was decided (promoted or kept) settles the report; a report that has to wait is found again.
+
+Two daemons may ask at the same moment. A request says which runs it knew, and one that drift asked for gives way, when
+it is about to train, to any that was launched since (:func:`begins`).
 """
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from lakehouse_assets.lake.clock import Clock
+from lakehouse_assets.lake.clock import Clock, as_utc
+from lakehouse_assets.lifecycle.asking import Report, Training, refusal
 from lakehouse_assets.lifecycle.names import REPORT_TAG, REQUESTED_AT_TAG, TRIGGER_TAG, Names
-from lakehouse_assets.ml.definition import ModelDefinition
+from lakehouse_assets.ml.definition import DriftPolicy, ModelDefinition
 from lakehouse_assets.settings import get_settings
 
 if TYPE_CHECKING:
     # What `dg.define_asset_job` returns; Dagster does not export its name.
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+RUN_KEY_TAG = "dagster/run_key"
+"""Dagster's: of a run that drift asked for the model, the finding, and a number that each further request raises."""
+KNOWN_TAG = "lakehouse/knows_runs_to"
+"""Of a run that drift asked for: the number, in the instance's storage, of the latest run that the request knew."""
+TRAINING_TAG = "lakehouse/training"
+"""Of a run: that it began to train, or which run it gave way to."""
+COUNTS_FROM_TAG = "lakehouse/counts_from"
+"""Of a run that was asked for by a clock that was ahead: when it was first seen by one that was not."""
+_GAVE_WAY = "gave way to "
+# So many are read, the latest: more than a policy allows within a month, and than reports between two that judge.
+_RUNS, _REPORTS, _DECISIONS = 100, 100, 20
 
 
 def retraining_definitions(definition: ModelDefinition) -> dg.Definitions:
@@ -81,9 +99,8 @@ def _schedule(
 
 
 def drift_sensor(definition: ModelDefinition, job: "UnresolvedAssetJobDefinition") -> dg.SensorDefinition:
-    """The sensor that asks for a training when the latest report says that the champion has drifted."""
-    names = Names(definition.name)
-    cooldown = timedelta(days=definition.retrain.cooldown_days)
+    """The sensor that asks for a training when a report says that the champion in force has drifted."""
+    names, policy = Names(definition.name), definition.retrain
 
     @dg.sensor(
         job=job,
@@ -91,67 +108,133 @@ def drift_sensor(definition: ModelDefinition, job: "UnresolvedAssetJobDefinition
         minimum_interval_seconds=60,
         default_status=get_settings().sensor_status("local", "production"),
         description=(
-            "Asks for a training when the latest drift report says so: once a report, not within "
-            f"{definition.retrain.cooldown_days} days of the last training. Runs in: local, production."
+            "Asks for a training when the latest drift report about the champion says that one pays: once a report, "
+            f"not within {policy.cooldown_days} days of the last training, at most {policy.maximum_a_month} times in "
+            "30 days. Runs in: local, production."
         ),
     )
-    def sensor(context: dg.SensorEvaluationContext, clock: Clock) -> dg.SensorResult | dg.SkipReason:
-        event = context.instance.get_latest_materialization_event(names.drift)
-        report = event.asset_materialization.metadata if event and event.asset_materialization else {}
-        if "report" not in report:
-            return dg.SkipReason("there is no drift report yet")
-        report_id = str(report["report"].value)
-        if context.cursor == report_id:
-            return dg.SkipReason(f"report {report_id} is settled")
-        if report["verdict"].value != "drift":
-            return dg.SensorResult(skip_reason=f"report {report_id}: {report['verdict'].value}", cursor=report_id)
-        champion = str(report["champion_version"].value)
-        in_force = _champion_in_force(context.instance, names)
-        if in_force is not None and in_force != champion:
-            reason = f"report {report_id} is about version {champion}; version {in_force} is in force"
-            return dg.SensorResult(skip_reason=reason, cursor=report_id)
-
-        runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name), limit=100)
-        if any(not run.is_finished for run in runs):
-            return dg.SkipReason("a training is under way")
-        of_report = [run for run in runs if run.tags.get(REPORT_TAG) == report_id]
-        if any(run.is_success for run in of_report):
-            return dg.SensorResult(skip_reason=f"report {report_id} has been decided", cursor=report_id)
-        if len(of_report) >= definition.retrain.maximum_attempts:
-            return dg.SkipReason(
-                f"{len(of_report)} trainings for report {report_id} failed; mend the cause, then run job {job.name}"
-            )
-        last = _last_training(runs)
-        if not of_report and last is not None and clock.now() - last < cooldown:
-            return dg.SkipReason(
-                f"the last training was asked for at {last:%Y-%m-%d}; cooling down for {cooldown.days} days"
-            )
-        attempt = len(of_report) + 1
-        return dg.SensorResult(
-            run_requests=[
-                dg.RunRequest(
-                    run_key=f"{definition.name}:v{champion}:{report_id}:{attempt}",
-                    tags={
-                        TRIGGER_TAG: "drift",
-                        REPORT_TAG: report_id,
-                        REQUESTED_AT_TAG: clock.now().isoformat(),
-                        "lakehouse/attempt": str(attempt),
-                    },
-                )
-            ]
+    def sensor(context: dg.SensorEvaluationContext, clock: Clock) -> dg.RunRequest | dg.SkipReason:
+        now = clock.now()
+        records = context.instance.get_run_records(dg.RunsFilter(job_name=job.name), limit=_RUNS)
+        decisions = context.instance.fetch_materializations(names.promotion, limit=_DECISIONS).records
+        trainings = _trainings(context.instance, records, {decision.run_id for decision in decisions}, now)
+        report = _report(context.instance, names, _champion(decisions), definition.drift)
+        reason = report if isinstance(report, str) else refusal(report, trainings, policy, now)
+        if isinstance(report, str) or reason is not None:
+            return dg.SkipReason(reason)
+        key = f"{definition.name}:{report.finding}"
+        keys = [record.dagster_run.tags.get(RUN_KEY_TAG, "").rpartition(":") for record in records]
+        attempt = 1 + max((int(number) for start, _, number in keys if start == key), default=0)
+        return dg.RunRequest(
+            run_key=f"{key}:{attempt}",
+            tags={
+                TRIGGER_TAG: "drift",
+                REPORT_TAG: report.name,
+                REQUESTED_AT_TAG: now.isoformat(),
+                KNOWN_TAG: str(max((r.storage_id for r in records if r.dagster_run.is_finished), default=0)),
+            },
         )
 
     return sensor
 
 
-def _champion_in_force(instance: dg.DagsterInstance, names: Names) -> str | None:
+def begins(instance: dg.DagsterInstance, names: Names, run: dg.DagsterRun) -> bool:
+    """Whether a run may train now that it is about to; told by a tag of the run.
+
+    It gives way if drift asked for it, and another training was launched that the request did not know: one that was
+    created before it, or one that has begun. Of two, one at least begins: the one that was created first gives way only
+    to one that has begun. To be called while the run holds the model's pool, so that two do not ask at the same time.
+    """
+    rival = None
+    if KNOWN_TAG in run.tags and run.parent_run_id is None:  # one that a person repeats trains
+        records = instance.get_run_records(dg.RunsFilter(job_name=names.retrain_job), limit=_RUNS)
+        number = next(record.storage_id for record in records if record.dagster_run.run_id == run.run_id)
+        unknown = [r for r in records if r.storage_id > int(run.tags[KNOWN_TAG]) and r.storage_id != number]
+        rivals = [r for r in unknown if r.storage_id < number or TRAINING_TAG in r.dagster_run.tags]
+        rival = next((run for run in (r.dagster_run for r in rivals) if _launched(run) and not _gave_way(run)), None)
+    instance.add_run_tags(run.run_id, {TRAINING_TAG: f"{_GAVE_WAY}{rival.run_id}" if rival else "began"})
+    return rival is None
+
+
+def _trainings(
+    instance: dg.DagsterInstance, records: Sequence[dg.RunRecord], decided: set[str], now: datetime
+) -> list[Training]:
+    """Trainings that were launched and did not give way. One dated after `now` is dated `now`, once.
+
+    A date in the future was set by a clock that was ahead, or the clock has been set back. Nobody knows how long ago
+    that was: what is counted from it begins now. When the clock reaches the date, it counts again: the clock may have
+    been set right.
+    """
+    trainings = []
+    for record in records:
+        run = record.dagster_run
+        if not _launched(run) or _gave_way(run):
+            continue
+        dated = [as_utc(run.tags[tag]) for tag in (REQUESTED_AT_TAG, COUNTS_FROM_TAG) if tag in run.tags]
+        asked_at = max((date for date in dated or [record.create_timestamp] if date <= now), default=None)
+        if asked_at is None:
+            asked_at = now
+            instance.add_run_tags(run.run_id, {COUNTS_FROM_TAG: now.isoformat()})
+        decision = run.is_success or run.run_id in decided
+        trainings.append(Training(run.run_id, _finding(run), run.is_finished, decision, asked_at))
+    return trainings
+
+
+def _launched(run: dg.DagsterRun) -> bool:
+    """Whether a run was handed to the queue: one that was only created may have lost the daemon that created it."""
+    return run.status != dg.DagsterRunStatus.NOT_STARTED
+
+
+def _gave_way(run: dg.DagsterRun) -> bool:
+    # One that a person repeats has the tags of its parent.
+    return run.parent_run_id is None and run.tags.get(TRAINING_TAG, "").startswith(_GAVE_WAY)
+
+
+def _finding(run: dg.DagsterRun) -> str | None:
+    """What drift asked for a run for, as the report says it; None: drift did not ask for it."""
+    if run.tags.get(TRIGGER_TAG) != "drift":
+        return None
+    return run.tags.get(RUN_KEY_TAG, "").partition(":")[2].rpartition(":")[0]
+
+
+def _champion(decisions: Sequence[dg.EventLogRecord]) -> str | None:
     """The champion's version as the latest decision (or rollback) left it, from the event log: without MLflow."""
-    event = instance.get_latest_materialization_event(names.promotion)
-    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
-    return str(metadata["champion_version"].value) if "champion_version" in metadata else None
+    said = (_metadata(decision).get("champion_version") for decision in decisions)
+    return next((str(version) for version in said if version is not None), None)
 
 
-def _last_training(runs: Sequence[dg.DagsterRun]) -> datetime | None:
-    """When the latest training that did not fail was asked for, on the clock that asked."""
-    times = [run.tags[REQUESTED_AT_TAG] for run in runs if run.is_success and REQUESTED_AT_TAG in run.tags]
-    return max((datetime.fromisoformat(time) for time in times), default=None)
+def _report(instance: dg.DagsterInstance, names: Names, champion: str | None, policy: DriftPolicy) -> Report | str:
+    """The latest report that could judge the champion in force, or why there is none.
+
+    One that could not (labels that do not come) says nothing against what was found before it.
+    """
+    why = "there is no drift report yet"
+    for number, found in enumerate(islice(_latest_reports(instance, names), _REPORTS)):
+        name, verdict = found.get("report"), str(found.get("verdict"))
+        about = str(found.get("champion_version"))
+        if name is None or (verdict == "insufficient_data" and not found.get("members_due")):
+            said = f"{'no report' if name is None else f'report {name}'}: {verdict}"
+            said = f"{said}, {found['reason']}" if "reason" in found else said
+        elif champion in (None, about):
+            together = verdict == "drift" and found.get("share_drifted", 1.0) < policy.fleet_share
+            return Report(str(name), about, verdict, found.get("members_due"), together)
+        else:
+            said = f"report {name} is about version {about}; version {champion} is in force"
+        why = why if number else said
+    return why
+
+
+def _latest_reports(instance: dg.DagsterInstance, names: Names) -> Iterator[Mapping[str, Any]]:
+    """The metadata of drift reports, the latest first, read when they are asked for: they hold pictures."""
+    cursor = None
+    while True:
+        page = instance.fetch_materializations(names.drift, limit=1 if cursor is None else 10, cursor=cursor)
+        yield from (_metadata(record) for record in page.records)
+        if not page.has_more:
+            return
+        cursor = page.cursor
+
+
+def _metadata(record: dg.EventLogRecord) -> dict[str, Any]:
+    materialization = record.asset_materialization
+    return {name: value.value for name, value in materialization.metadata.items()} if materialization else {}

@@ -26,6 +26,7 @@ from lakehouse_assets.lifecycle.fleet import ASKED_TAG, PARTIAL, SCOPE_TAG, SINC
 from lakehouse_assets.lifecycle.names import REPORT_TAG, REQUESTED_AT_TAG, TRIGGER_TAG, Names
 from lakehouse_assets.lifecycle.pictures import picture_metadata
 from lakehouse_assets.lifecycle.promotion import not_trained
+from lakehouse_assets.lifecycle.retraining import begins
 from lakehouse_assets.lifecycle.scope import scope_of
 from lakehouse_assets.ml.definition import BacktestResult, FittedModel, ModelDefinition, Search, Trial
 from lakehouse_assets.registry.resource import RegistryResource
@@ -67,6 +68,9 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
         registry: RegistryResource,
         clock: Clock,
     ) -> Iterator[dg.MaterializeResult]:
+        if not begins(context.instance, names, context.run):
+            context.log.warning("another training was asked for at the same time; this one gives way to it")
+            return
         kind, store, settings = definition.kind, registry.registry(), get_settings()
         table = lake.lake().table(definition.features)
         pins = {definition.features: table.version()}

@@ -35,7 +35,7 @@ TOY = ModelDefinition(
         "ridge_on_published": Ridge(on_published=True, half_life=30.0),
     },
     drift=DriftPolicy(weeks=2),
-    retrain=RetrainPolicy(cooldown_days=10, maximum_attempts=2),
+    retrain=RetrainPolicy(cooldown_days=10, maximum_a_month=3, maximum_attempts=2),
     group="series_group",
 )
 CHANGE_DAY = 140
@@ -117,8 +117,8 @@ def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
-def definitions_of(definition: ModelDefinition, folder: Path) -> dg.Definitions:
-    """A model's life cycle on the tables and the store in a folder."""
+def definitions_of(definition: ModelDefinition, folder: Path, at: str | None = None) -> dg.Definitions:
+    """A model's life cycle on the tables and the store in a folder, at a time of the clock."""
     return dg.Definitions.merge(
         lifecycle(definition),
         dg.Definitions(
@@ -127,7 +127,7 @@ def definitions_of(definition: ModelDefinition, folder: Path) -> dg.Definitions:
                 "registry": RegistryResource(
                     tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", artifact_root=str(folder / "mlartifacts")
                 ),
-                "clock": Clock(),
+                "clock": Clock(at=at),
                 "reports": ReportsResource(folder=str(folder / "reports")),
             },
             executor=dg.in_process_executor,
