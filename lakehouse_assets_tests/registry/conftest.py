@@ -34,7 +34,18 @@ def registry(migrated: Path, tmp_path: Path) -> Registry:
 def processes() -> Any:
     """Real processes that start in milliseconds: forked from a server that has imported what they need."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dagster", "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking.client"])
+    context.set_forkserver_preload(
+        [
+            "dagster._daemon.sensor",
+            "lakehouse_assets.lifecycle.build",
+            "matplotlib.pyplot",
+            "mlflow.pyfunc",
+            "mlflow.store.tracking.sqlalchemy_store",
+            "mlflow.tracking.client",
+            "scipy.special",
+            "sklearn.ensemble",
+        ]
+    )
     return context
 
 
