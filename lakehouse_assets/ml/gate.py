@@ -60,8 +60,8 @@ def decide(
     ``minimum_gain``, significantly, so that one that is no better passes more rarely than the level ``significance``
     says; no group may lose more than ``group_tolerance``, significantly; and it must be better than the seasonal
     naive. Without a champion the last condition stands alone. Of a series whose champion's own stored fit was out of
-    sample for two weeks or more, only those folds count. ``series`` of the decision is :func:`decide_series` on the
-    same hours; the evidence holds its counts.
+    sample for two weeks or more, only those folds count; of the fleet, those for which this holds of all such series.
+    ``series`` of the decision is :func:`decide_series`; the evidence holds its counts.
     """
     losses = result.losses.lazy()
     evidence: dict[str, Any] = {"challenger": challenger, "folds_scored": result.folds.height}
@@ -75,12 +75,14 @@ def decide(
     if OWN not in losses.collect_schema():  # evidence of an earlier release tells it by fold
         own = result.folds.filter(OWN)["fold"]
         losses = losses.with_columns(pl.col("fold").is_in(own.implode()).alias(OWN))
-    enough = _with_own_fit(losses, against_naive["ts"].unique())
-    used = losses.filter(pl.col(OWN) | ~pl.col("series_id").is_in(enough.implode()))
-    hourly = _hourly(used, challenger, CHAMPION, groups)
+    own_fit = _own_fit(losses, against_naive["ts"].unique())
+    # The fleet in hours in which all are there: those of the oldest version alone would count as much as all do.
+    together = losses.filter(pl.col("ts") >= own_fit["ts"].max()) if own_fit.height else losses
+    each = losses.filter(pl.col(OWN) | ~pl.col("series_id").is_in(own_fit["series_id"].implode()))
+    hourly = _hourly(together, challenger, CHAMPION, groups)
     gain, test = _compare(hourly, policy.minimum_gain)
     evidence |= {"gain": gain, **_numbers(test), "minimum_gain": policy.minimum_gain}
-    evidence |= {"significance": policy.significance, "champion_own_fit": len(enough)}
+    evidence |= {"significance": policy.significance, "champion_own_fit": own_fit.height}
     evidence["folds_used"] = sorted(hourly["fold"].unique().to_list())
     table = []
     harmed = []
@@ -91,7 +93,7 @@ def decide(
         if -group_gain > policy.group_tolerance and p_worse < policy.significance:
             harmed.append(str(group))
     evidence["groups"] = table
-    series = decide_series(used, challenger, policy)
+    series = decide_series(each, challenger, policy)
     evidence["series"] = {
         "decided": int(series["p_value"].is_not_null().sum()),
         "promote": int(series["promote"].sum()),
@@ -117,14 +119,14 @@ def decide(
     return GateDecision(promote, reason, evidence, series)
 
 
-def _with_own_fit(losses: pl.LazyFrame, times: pl.Series) -> pl.Series:
-    """The series whose champion's own fit was out of sample for two weeks of the fleet's hours or more.
+def _own_fit(losses: pl.LazyFrame, times: pl.Series) -> pl.DataFrame:
+    """The series whose champion's own fit was out of sample for two weeks of hours or more, and since when (ts).
 
     Versions are of different ages: of one that was trained last week a backtest can only judge the recipe.
     """
     since = losses.filter(OWN).group_by("series_id").agg(pl.col("ts").min()).collect()
     order = times.sort()
-    return since.filter(len(order) - order.search_sorted(since["ts"]) >= LEAST_HOURS)["series_id"]
+    return since.filter(len(order) - order.search_sorted(since["ts"]) >= LEAST_HOURS)
 
 
 @dataclass(frozen=True)

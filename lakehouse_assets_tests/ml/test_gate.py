@@ -126,8 +126,13 @@ def test_only_the_champions_own_folds_count_where_there_are_two_weeks_of_them() 
     both = pl.concat([turned, younger.with_columns(series_id=pl.lit("b"))])
     decision = decide(_result(both, 4), "new", POLICY, {}, True)
     assert decision.evidence["champion_own_fit"] == 1
+    assert decision.evidence["folds_used"] == [2, 3]
+    older = turned.with_columns(pl.lit(True).alias(OWN), series_id=pl.lit("c"))
+    decision = decide(_result(pl.concat([both, older]), 4), "new", POLICY, {}, True)
+    assert decision.evidence["champion_own_fit"] == 2
+    assert decision.evidence["folds_used"] == [2, 3], "the fleet, when all are there"
     assert decision.series is not None
-    assert decision.series["hours"].to_list() == [336, 672]
+    assert decision.series["hours"].to_list() == [336, 672, 672]
 
 
 def test_a_fleet_that_is_kept_may_promote_series_and_one_that_is_promoted_may_spare_some() -> None:
