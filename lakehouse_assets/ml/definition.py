@@ -76,11 +76,12 @@ class GatePolicy:
 class DriftPolicy:
     """When a champion counts as drifted: it loses to a fresh fit of its own recipe, and will go on to.
 
-    weeks: the number of latest weekly regrets that are averaged.
-    minimum_effect: the least mean regret (0.06 = the champion's loss is 6 % above the fresh fit's).
+    weeks: the number of latest weekly regrets that are averaged; with fewer a series is not judged.
+    minimum_effect: the least regret (0.055 = the champion's loss is 5.5 % above the fresh fit's): of a series over two
+    months, with the stake (see ml/regret.py); of the fleet over the latest weeks.
     false_discovery_rate: of Benjamini and Hochberg across series.
     quiet_effect: a regret that nobody would mend; evidence is evidence of more than that.
-    evidence: the least e-value of a sequential test (7: a series that is quiet crosses it in seven weeks at the
+    evidence: the least e-value of a sequential test (4: a series that is quiet crosses it in four weeks at the
     earliest, on average; docs/drift.md has the measured rate of all conditions together).
     minimum_stake: the least regret that the disagreement between the champion and the fresh fit would mean if the fresh
     fit were right, over the latest four weeks.
@@ -88,19 +89,22 @@ class DriftPolicy:
     the mean regret of all of them exceeds the minimum effect significantly.
     alarm_budget: flags of a quiet series in a week that are to be expected, as benchmarks/drift.py measures them.
     cost: what a training of a series costs, as a share of its loss; where it is expected to save less it does not pay.
+    retrain_on: ``drift``: a training pays for series that have drifted; ``gain``: for all in which it is expected to
+    save more than it costs, which is worth its while where trainings are cheap (see docs/drift.md).
     false_alarm_rate: the share of series-weeks without any change in which a threshold that is calibrated by resampling
     is exceeded (channels that compare with a history).
     """
 
     weeks: int = 3
-    minimum_effect: float = 0.06
-    false_discovery_rate: float = 0.15
+    minimum_effect: float = 0.055
+    false_discovery_rate: float = 0.1
     quiet_effect: float = 0.02
-    evidence: float = 7.0
-    minimum_stake: float = 0.04
+    evidence: float = 4.0
+    minimum_stake: float = 0.03
     fleet_share: float = 0.1
     alarm_budget: float = 0.02
     cost: float = 0.02
+    retrain_on: Literal["drift", "gain"] = "drift"
     false_alarm_rate: float = 0.005
 
 

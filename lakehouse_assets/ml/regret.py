@@ -6,7 +6,7 @@ drift from noise early:
 
 - the stake, what the champion's disagreement with the fresh fit would cost it if the fresh fit were right. It needs
   no luck: it is known from the forecasts and the usual size of the errors, and varies a third as much as the regret;
-- the realised regret, which says who is right.
+- the realised regret, which says who is right: of the latest weeks, and more slowly of the latest two months.
 
 Evidence is an e-process (Ramdas, Grünwald, Vovk and Shafer, 2023, "Game-theoretic statistics and safe anytime-valid
 inference", Statistical Science 38), run as an e-detector (Shin, Ramdas and Rinaldo, 2024, "E-detectors", New England
@@ -34,8 +34,13 @@ PRIOR_WEEKS = 15.0
 """How many week-to-week differences the fleet's spread counts for beside a series' own."""
 LEAST_SPREAD = 0.02
 """A week's regret is never known better than that."""
-LOSS_WEEKS, STAKE_WEEKS = 8, 4
-"""Weeks over which the size of the errors, and the stake, are averaged."""
+LOSS_WEEKS, STAKE_WEEKS, LASTING_WEEKS = 8, 4, 8
+"""Weeks over which the size of the errors, the stake, and a regret that lasts are averaged."""
+STAKE_SHARE = 0.3
+"""What the stake counts in a regret that lasts, beside what was realised."""
+SOON_WEEKS, SOON_SHARE = 2, 0.6
+"""The regret of the next weeks is expected to be so much of the stake of the latest two, and the rest of what was lost:
+what foretells it best in least squares, on either half."""
 PLAYERS = ((0.75, 0.5, 0.3), (0.25, 1.0, 2.0))
 """A careful one and a bold one: their weight, the share of the stake beyond the quiet effect that they bet, and the
 highest bet, in spreads. The careful one finds champions that fall behind slowly, the bold one those that break."""
@@ -49,13 +54,14 @@ LASTING = 20.0
 class Judged:
     """What each week says of each series, from that week and those before it; all (S, W), NaN where nothing is known.
 
-    mean: regret over the latest weeks, outliers bounded. t, p, q: of its test against zero, q across series. stake:
-    over the latest weeks. e: the e-value. since: (S, W) the week in which the evidence begins, an index. gain: the
-    share of the champion's loss that a training is expected to save. tested, drifted: whether the series is judged,
-    and has drifted.
+    mean: regret over the latest weeks, outliers bounded. lasting: over the latest two months, with the stake. t, p, q:
+    of the test of these months against zero, q across series. stake: over the latest weeks. e: the e-value. since:
+    (S, W) the week in which the evidence begins, an index. gain: the share of the champion's loss that a training is
+    expected to save. tested, drifted, due: whether a series is judged, has drifted, and whether a training of it pays.
     """
 
     mean: Array
+    lasting: Array
     t: Array
     p: Array
     q: Array
@@ -65,6 +71,7 @@ class Judged:
     gain: Array
     tested: Mask
     drifted: Mask
+    due: Mask
 
 
 def judge(regret: Array, disagreement: Array, policy: DriftPolicy) -> Judged:
@@ -72,28 +79,42 @@ def judge(regret: Array, disagreement: Array, policy: DriftPolicy) -> Judged:
 
     regret: (S, W) log ratios of weekly losses, NaN where unknown. disagreement: (S, W) root mean square of the
     difference between the two forecasts in the week, in units of the fresh fit's mean loss (see :func:`relative`).
-    A series has drifted when its mean regret is at least ``minimum_effect``, is more than chance across the fleet, and
-    stake and evidence say that it will last.
+    A series has drifted when its lasting regret is at least ``minimum_effect``, the realised one is more than chance
+    across the fleet, and stake and evidence say that it will last. What breaks shows sooner: in two weeks, one after
+    the other, of which each loses that much and more than the noise, with as much at stake and half of the evidence.
     """
     from scipy.stats import t as student
 
     noise, freedom = spread(regret)
-    mean = latest_mean(np.clip(regret, -WILD * noise, WILD * noise), policy.weeks)
-    t = mean / (noise / np.sqrt(policy.weeks))
+    bounded = np.clip(regret, -WILD * noise, WILD * noise)
+    mean, slow = latest_mean(bounded, policy.weeks), latest_mean(bounded, LASTING_WEEKS, policy.weeks - 1)
     known = np.isfinite(regret)
-    tested = np.isfinite(t) & (np.cumsum(known, axis=1) >= policy.weeks) & known
+    count = np.cumsum(known, axis=1)
+    tested = np.isfinite(mean) & (count >= policy.weeks) & known
+    count[:, LASTING_WEEKS:] -= count[:, :-LASTING_WEEKS].copy()
+    t = slow / (noise / np.sqrt(np.maximum(count, 1)))
     p = np.where(tested, student.sf(t, freedom), np.nan)
     q = np.stack([benjamini_hochberg(column) for column in p.T], axis=1) if p.size else p
-    at_stake = stake(disagreement)
-    e, since = evidence(regret, at_stake, noise, policy.quiet_effect)
-    lasting = latest_mean(at_stake, STAKE_WEEKS)
-    drifted = tested & (q <= policy.false_discovery_rate) & (mean >= np.log1p(policy.minimum_effect))
-    drifted &= (e >= policy.evidence) & (lasting >= np.log1p(policy.minimum_stake))
-    # Half of what was lost, half of what is at stake: either alone foretells the next weeks less well.
-    lost = latest_mean(regret, policy.weeks)
-    gain = 1 - np.exp(-np.maximum(np.where(np.isfinite(lasting), (lost + lasting) / 2, lost), 0.0))
-    mean, t, gain = (np.where(tested, values, np.nan) for values in (mean, t, gain))
-    return Judged(mean, t, p, q, lasting, e, since, gain, tested, drifted)
+    stakes = stake(disagreement)
+    at_stake = latest_mean(stakes, STAKE_WEEKS)
+    lasting = np.where(np.isfinite(at_stake), (1 - STAKE_SHARE) * slow + STAKE_SHARE * at_stake, slow)
+    e, since = evidence(regret, stakes, noise, policy.quiet_effect)
+    effect = np.log1p(policy.minimum_effect)
+    slowly = (lasting >= effect) & (q <= policy.false_discovery_rate) & (e >= policy.evidence)
+    now = latest_mean(stakes, SOON_WEEKS, 1)
+    before = np.full(regret.shape, np.nan)
+    before[:, 1:] = regret[:, :-1]
+    both = np.minimum(before, regret) >= np.maximum(noise, effect)
+    suddenly = both & (now >= effect) & (e >= policy.evidence / 2)
+    drifted = tested & (slowly | suddenly) & (at_stake >= np.log1p(policy.minimum_stake))
+    lost = latest_mean(regret, policy.weeks, 1)
+    soon = np.where(np.isfinite(now), SOON_SHARE * now + (1 - SOON_SHARE) * lost, lost)
+    gain = np.where(known, 1 - np.exp(-np.maximum(soon, 0.0)), np.nan)
+    due = gain >= policy.cost
+    if policy.retrain_on == "drift":
+        due &= drifted
+    mean, lasting, t = (np.where(tested, values, np.nan) for values in (mean, lasting, t))
+    return Judged(mean, lasting, t, p, q, at_stake, e, since, gain, tested, drifted, due)
 
 
 def relative(disagreement: Array, fresh_loss: Array) -> Array:

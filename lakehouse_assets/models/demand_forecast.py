@@ -37,7 +37,7 @@ demand_forecast = ModelDefinition(
     kind=Forecast(minimum_training_days=7, fold_days=1, spread=0) if demand.SHORT_SERIES else Forecast(),
     candidates=SHORT if demand.SHORT_SERIES else LONG,
     gate=GatePolicy(minimum_gain=0.005, significance=0.05, group_tolerance=0.05),
-    drift=DriftPolicy(weeks=3, minimum_effect=0.06, false_discovery_rate=0.15, fleet_share=0.1),
+    drift=DriftPolicy(minimum_effect=0.055, false_discovery_rate=0.1, fleet_share=0.1),
     retrain=RetrainPolicy(cooldown_days=14, maximum_attempts=3),
     schedules=demand.SCHEDULES,
     group="series_group",

@@ -37,14 +37,14 @@ def test_quiet_series_hardly_ever_alarm_though_looked_at_every_week(autocorrelat
 
 
 def test_a_stake_alone_is_no_drift_and_evidence_keeps_its_bound() -> None:
-    """The fresh fit differs, as much as if 8 % were to be gained, but is no better: by the bound 1/7 at the most."""
+    """The fresh fit differs, as much as if 8 % were to be gained, but is no better: by the bound 1/4 at the most."""
     rng = np.random.default_rng(2)
     never = 0.02 + noise(rng, 2000, 60)
     judged = judge(never, np.full(never.shape, apart(0.08)), POLICY)
     crossings = (judged.e >= POLICY.evidence).any(axis=1)
     first = np.where(crossings, (judged.e >= POLICY.evidence).argmax(axis=1) + 1, 60)
     assert first.mean() >= POLICY.evidence
-    assert judged.drifted.mean() < 0.01
+    assert judged.drifted.mean() < 0.07
 
 
 def test_drifts_are_found_within_weeks_and_end_when_they_are_mended() -> None:
@@ -86,7 +86,7 @@ def test_a_week_is_judged_by_what_was_known_by_its_end(seed: int, series: int, w
     whole = judge(values, disagreement, POLICY)
     for week in range(1, weeks + 1):
         part = judge(values[:, :week], disagreement[:, :week], POLICY)
-        for name in ("mean", "p", "q", "stake", "e", "since", "gain", "tested", "drifted"):
+        for name in ("mean", "lasting", "p", "q", "stake", "e", "since", "gain", "tested", "drifted", "due"):
             np.testing.assert_array_equal(getattr(part, name)[:, -1], getattr(whole, name)[:, week - 1], name)
 
 
@@ -106,11 +106,14 @@ def test_every_condition_counts(seed: int) -> None:
         assert not (fewer & ~drifted).any()
     for impossible in (
         replace(POLICY, minimum_effect=1.0),
-        replace(POLICY, false_discovery_rate=0.0),
-        replace(POLICY, evidence=1.1 * regret.LASTING),
+        replace(POLICY, evidence=2.1 * regret.LASTING),
         replace(POLICY, minimum_stake=10.0),
     ):
         assert not judge(values, disagreement, impossible).drifted.any()
+    # What breaks at once is not asked how often chance would make it so: two weeks in a row say that.
+    sudden = judge(values, disagreement, replace(POLICY, false_discovery_rate=0.0)).drifted
+    assert (values[:, 1:][sudden[:, 1:]] > np.log1p(POLICY.minimum_effect)).all()
+    assert (values[:, :-1][sudden[:, 1:]] > np.log1p(POLICY.minimum_effect)).all()
 
 
 def test_the_stake_is_the_cost_of_the_disagreement() -> None:
@@ -147,3 +150,28 @@ def test_the_gain_is_what_comes() -> None:
     size = np.log(1.2)
     judged = judge(size + noise(rng, 200, 10, size=0.05), np.full((200, 10), apart(size)), POLICY)
     np.testing.assert_allclose(np.mean(judged.gain[:, -1]), 1 - 1 / 1.2, atol=0.01)
+
+
+def test_what_breaks_is_found_in_its_second_week() -> None:
+    rng = np.random.default_rng(9)
+    series = noise(rng, 300, 30, size=0.04)
+    series[:, 20:] += 0.4
+    disagreement = np.full(series.shape, apart(0.02))
+    disagreement[:, 20:] = apart(0.4)
+    drifted = judge(series, disagreement, POLICY).drifted
+    assert drifted[:, 20].mean() < 0.05
+    assert drifted[:, 21].mean() > 0.95
+
+
+def test_where_trainings_are_cheap_all_pay_that_gain_more_than_they_cost() -> None:
+    rng = np.random.default_rng(10)
+    series, disagreement = 0.03 + noise(rng, 200, 20, size=0.02), np.full((200, 20), apart(0.03))
+    series[:20] += 0.3
+    disagreement[:20] = apart(0.33)
+    drifted = judge(series, disagreement, replace(POLICY, cost=0.01))
+    assert (drifted.due == drifted.drifted).all()
+    assert drifted.due[:20, -1].all()
+    assert not drifted.due[20:].any()
+    gaining = judge(series, disagreement, replace(POLICY, cost=0.01, retrain_on="gain")).due
+    assert gaining[:, -1].mean() > 0.95
+    assert not judge(series, disagreement, replace(POLICY, cost=0.5, retrain_on="gain")).due.any()
