@@ -38,7 +38,7 @@ Contract: TypeAlias = ContractClass | Callable[[], ContractClass]
 
 OWNERS = ("team:lakehouse",)
 # dataframely's names of rules that say what is forbidden, as what is demanded.
-_PLAIN = {"inf": "no infinity", "nan": "no NaN"}
+_PLAIN = {"inf": "no infinity", "nan": "no NaN", "inner_inf": "no infinity", "inner_nan": "no NaN"}
 
 
 def resolve(contract: Contract) -> ContractClass:

@@ -184,6 +184,7 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
         of_all = table.scan().filter(pl.col("comparison") == comparison.CHALLENGER).select(of_verdict).collect()
         pictures = kind.drift_pictures(of_all, features.scan(), definition.drift)
         shown: dict[str, Any] = {
+            "dagster/row_count": table.row_count(),
             "months": dg.MetadataValue.json(sorted(set(months))),
             **publish(context, reports.reports(), definition, report, champion, verdict, moved, history),
             **picture_metadata(pictures),

@@ -1,13 +1,16 @@
 """Pictures of drift: regret by series and week, the day of the worst series before and after, the alarm budget used."""
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from lakehouse_assets.ml.definition import DriftPolicy
 from lakehouse_assets.ml.pictures import ACCENT, INK, PALE, _figure, _png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WEEKS = 52
 """So many weeks are shown."""
@@ -89,7 +92,9 @@ def _alarms(history: pl.DataFrame, policy: DriftPolicy) -> bytes:
         .sort("week")
     )
     weeks, new, lasting = (by_week[name].to_list() for name in ("week", "new", "lasting"))
-    figure, (ax, total) = _figure(max(5.0, 2.2 + 0.18 * len(weeks)), 4.6, 2)
+    width = max(5.0, 2.2 + 0.18 * len(weeks))
+    figure, (ax, total) = _figure(width, 4.6, 2)
+    _margins(figure, left=0.5 / width, right=1 - 0.2 / width, bottom=0.16, top=0.98, hspace=0.5)
     places = range(len(weeks))
     ax.bar(places, lasting, color=PALE, label="flagged the week before, too")
     ax.bar(places, new, bottom=lasting, color=ACCENT, label="new")
@@ -133,7 +138,9 @@ def _day(last: pl.DataFrame, worst: list[str], features: pl.LazyFrame, target: s
         .select("series_id", "issued_at", hour=hour, value=pl.col(target))
         .collect(engine="streaming")
     )
-    figure, axes = _figure(2.9 * len(worst) + 0.6, 4.2, 2, len(worst))
+    width = 2.9 * len(worst) + 0.6
+    figure, axes = _figure(width, 4.2, 2, len(worst))
+    _margins(figure, left=0.75 / width, right=1 - 0.1 / width, bottom=0.1, top=0.94, wspace=0.2, hspace=0.16)
     for column, series in enumerate(worst):
         load, error = axes[column], axes[len(worst) + column]
         mine = rows.filter(series_id=series)
@@ -164,6 +171,12 @@ def _day(last: pl.DataFrame, worst: list[str], features: pl.LazyFrame, target: s
     axes[0].set_ylabel("mean day", fontsize=7)
     axes[len(worst)].set_ylabel("mean absolute error,\nlatest week", fontsize=7)
     return _png(figure)
+
+
+def _margins(figure: "Figure", **margins: float) -> None:
+    """Margins as shares of the figure: to find them by layout takes as long as to draw."""
+    figure.set_layout_engine("none")
+    figure.subplots_adjust(**margins)
 
 
 def _share(used: float, allowed: float) -> str:

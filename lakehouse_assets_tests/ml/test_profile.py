@@ -81,9 +81,8 @@ def test_distances_between_profiles_are_nearly_those_between_samples() -> None:
 
 def test_members_pooled_have_nearly_the_quantiles_of_their_rows() -> None:
     rng = np.random.default_rng(1)
-    rows = pl.DataFrame({"member": np.repeat([f"m{i}" for i in range(20)], 168)}).with_columns(
-        value=pl.Series((rng.normal(0, 1, (20, 168)) + np.arange(20)[:, None]).ravel())
-    )
+    member = np.repeat(np.arange(20), 20 + 20 * np.arange(20))  # those with more rows weigh more
+    rows = pl.DataFrame({"member": [f"m{i}" for i in member], "value": rng.normal(0, 1, len(member)) + member})
     pooled = united(profiled(rows, ["member"], ["value"]), [])["quantiles"][0]
     apart = np.abs(pooled.to_numpy() - np.quantile(rows["value"].to_numpy(), LEVELS))
     assert apart.max() < 0.02 * rows["value"].to_numpy().std()
