@@ -39,6 +39,11 @@ def save_backtest(
     run.artifact_bytes("backtest/about.json", json.dumps(about).encode())
 
 
+def has_backtest(store: Registry, run_id: str) -> bool:
+    """Whether a run still has the backtest that `save_backtest` logged: artifacts may have been cleared away."""
+    return bool(store.client.list_artifacts(run_id, "backtest"))
+
+
 @contextmanager
 def load_backtest(store: Registry, run_id: str) -> Iterator[Backtest]:
     """What `save_backtest` logged; the losses are read when they are asked for, so long as the context lasts."""

@@ -22,7 +22,7 @@ from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lake.table import Lake, Table
 from lakehouse_assets.lake.table_asset import column_schema, contract_check
 from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, WINDOW, contract_of, filled, grow, months_written
-from lakehouse_assets.lifecycle.evidence import load_backtest
+from lakehouse_assets.lifecycle.evidence import has_backtest, load_backtest
 from lakehouse_assets.lifecycle.fleet import FleetRegistry
 from lakehouse_assets.lifecycle.names import Names, table_key
 from lakehouse_assets.lifecycle.windows import GRANULARITY, LOOK_BACK, month_of, week_end, week_of, whole_weeks
@@ -71,7 +71,12 @@ def profile_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.
         versions = {v: store.version(definition.name, v) for v in {in_force.champion, *in_force.members.values()}}
         cutoffs = {v: datetime.fromisoformat(version.tags["cutoff"]) for v, version in versions.items()}
         for v in sorted(versions.keys() - _baselines(table)):
-            with load_backtest(store, versions[v].run_id) as backtest:
+            run = versions[v].run_id
+            if not has_backtest(store, run):
+                context.log.warning(f"version {v} has no backtest any more: its baseline is without errors")
+                written.append(_write(table, sources.baseline(v, cutoffs[v], None), context.run_id))
+                continue
+            with load_backtest(store, run) as backtest:
                 errors = definition.kind.backtest_errors(backtest.result)
                 written.append(_write(table, sources.baseline(v, cutoffs[v], errors), context.run_id))
         weeks = []
@@ -166,10 +171,11 @@ class Sources:
         outcomes = [(rows.filter(within), column) for rows, column in self._outcomes()]
         return self._rows(GRANULARITY, bounds, within, outcomes)
 
-    def baseline(self, version: int, cutoff: datetime, errors: pl.LazyFrame) -> pl.DataFrame:
+    def baseline(self, version: int, cutoff: datetime, errors: pl.LazyFrame | None) -> pl.DataFrame:
         """The rows of what a version was trained on; errors: of its backtest."""
         kind, bounds, mine = self.definition.kind, (cutoff - _YEAR, cutoff), pl.lit(version, pl.Int64)
-        outcomes = [(errors.with_columns(model_version=mine), c) for c in (kind.prediction_column, kind.error_column)]
+        columns = (kind.prediction_column, kind.error_column)
+        outcomes = [] if errors is None else [(errors.with_columns(model_version=mine), c) for c in columns]
         rows = self._rows(BASELINE, bounds, _between(kind.time_column, *bounds), outcomes)
         return rows.with_columns(model_version=mine)
 
