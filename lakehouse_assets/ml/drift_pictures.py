@@ -175,7 +175,7 @@ def _day(last: pl.DataFrame, worst: list[str], features: pl.LazyFrame, target: s
 
 def _margins(figure: "Figure", **margins: float) -> None:
     """Margins as shares of the figure: to find them by layout takes as long as to draw."""
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
     figure.subplots_adjust(**margins)
 
 
