@@ -4,8 +4,9 @@ A version that was trained on some of the members is *partial*: it is in force f
 the fleet's champion, which serves whoever has no version of its own.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import polars as pl
 
@@ -18,10 +19,14 @@ from lakehouse_assets.ml.definition import ModelDefinition
 
 @dataclass(frozen=True)
 class Scope:
-    """members: who is trained, sorted; None: everybody; empty: nobody. reason: why, in one sentence."""
+    """members: who is trained, sorted; None: everybody; empty: nobody. reason: why, in one sentence.
+
+    breaks: since when each member that a report found to have drifted has.
+    """
 
     members: tuple[str, ...] | None
     reason: str
+    breaks: Mapping[str, datetime] = field(default_factory=dict)
 
 
 def scope_of(
@@ -69,14 +74,16 @@ def scope_of_report(rows: pl.DataFrame, definition: ModelDefinition, report: str
     if not judged["in_force"].any():
         return Scope((), f"report {report} judges nobody whose version is in force")
     drifted = judged.filter(verdict="drift")
+    breaks = dict(drifted.drop_nulls("since").select(member, "since").iter_rows())
     due = tuple(judged.filter("due", "in_force")[member].sort())
     if len(due) >= max(1.0, policy.whole_fleet_share * judged.height):
-        return Scope(None, f"a training pays for {len(due)} of {judged.height} by report {report}")
+        return Scope(None, f"a training pays for {len(due)} of {judged.height} by report {report}", breaks)
     few = drifted.height < max(1.0, definition.drift.fleet_share * judged.height)
     if few and "drift" in judged["fleet_verdict"]:
-        return Scope(None, f"the fleet as a whole has drifted by report {report}")
+        return Scope(None, f"the fleet as a whole has drifted by report {report}", breaks)
     if due:
-        return Scope(due, f"a training pays for {len(due)} of {judged.height} by report {report}: {say(due)}")
+        why = f"a training pays for {len(due)} of {judged.height} by report {report}: {say(due)}"
+        return Scope(due, why, {one: since for one, since in breaks.items() if one in due})
     mended = drifted.height - drifted.filter("in_force").height
     if mended:
         since = f"{mended} drifted and have another version by now"

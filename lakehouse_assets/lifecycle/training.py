@@ -29,6 +29,7 @@ from lakehouse_assets.lifecycle.promotion import not_trained
 from lakehouse_assets.lifecycle.retraining import begins
 from lakehouse_assets.lifecycle.scope import scope_of
 from lakehouse_assets.ml.definition import BacktestResult, FittedModel, ModelDefinition, Search, Trial
+from lakehouse_assets.ml.window import training_window
 from lakehouse_assets.registry.resource import RegistryResource
 from lakehouse_assets.registry.training_run import TrainingRun
 from lakehouse_assets.settings import get_settings
@@ -93,6 +94,7 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
         count = table.row_count(pins[definition.features])
         context.log.info(f"{count:,} rows of {definition.features}, version {pins[definition.features]}")
         context.log.info(f"trained: {'all' if scope.members is None else say(scope.members)}; {scope.reason}")
+        window, learned_from = training_window(definition.retrain.window, scope.breaks, cutoff)
         dataset = kind.dataset(rows)
         fitted_champion = fleet.load(kind, in_force, scope.members)
         champion = store.get(definition.name, "champion")
@@ -103,6 +105,7 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
             SINCE_CHANGE_TAG: in_force.change if in_force else 0,
             SCOPE_TAG: "whole" if scope.members is None else PARTIAL,
             ASKED_TAG: scope.reason,
+            "learned_from": learned_from,
         }
         with (
             TemporaryDirectory(prefix="lakehouse_training_") as workspace,
@@ -126,6 +129,7 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                     candidates,
                     cutoff=cutoff,
                     champion=fitted_champion,
+                    window=window,
                     seed=settings.seed,
                     workspace=Path(workspace),
                     progress=context.log.info,
@@ -169,6 +173,7 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                 "version": version,
                 SCOPE_TAG: tags[SCOPE_TAG],
                 ASKED_TAG: scope.reason,
+                "learned_from": learned_from,
                 **trained,
                 "candidate": result.best,
                 "champion_version": champion.version if champion else 0,

@@ -32,6 +32,7 @@ from lakehouse_assets.ml.ladder import Reach, counted, descend, members, rows_kn
 from lakehouse_assets.ml.metrics import REFERENCE, metric_sums, metrics_from
 from lakehouse_assets.ml.panel import KEYS, Panel
 from lakehouse_assets.ml.shards import Shard, Shards, each, in_threads
+from lakehouse_assets.ml.window import TrainingWindow
 
 Array = npt.NDArray[np.float64]
 INTERVAL = BANDS["80"]
@@ -54,7 +55,7 @@ class Plan:
     """What all shards of a training have in common.
 
     recipes: all that is fitted, by name. entered: the candidates among them. reference: the one among them that others
-    are measured against. alias: the champion's names in them.
+    are measured against. alias: the champion's names in them. window: what of the history is learned from, if not all.
     shared: the fits across series at each origin and at the end (microseconds since the epoch).
     """
 
@@ -68,6 +69,7 @@ class Plan:
     shared: Mapping[str, Sequence[Fit]]
     alias: Mapping[str, str]
     champion: str | None
+    window: TrainingWindow | None
     seed: int
 
     @property
@@ -171,15 +173,25 @@ def score_shard(task: tuple[Plan, Shard, Champion]) -> Outcome:
     raw: dict[str, list[Array]] = {}
     spent: list[tuple[str, str, float, int]] = []
     bytes_read = size_of(panel)
+    learned, held = panel, np.ones((len(windows), len(panel.series)), bool)
+    if plan.window is not None:
+        learned = replace(panel, weight=plan.window.weights(panel))
+        held = np.stack([plan.window.holds(panel.series.tolist(), origin) for origin in plan.origins])
+    # Folds at whose origin the break of some series was not there yet, or too new: it is fitted as if there were none.
+    too_early = int(np.flatnonzero(~held.all(axis=1)).max(initial=-1)) + 1
     fitted_here = [n for n, r in plan.recipes.items() if not isinstance(r, Blend)]
 
     def learn(name: str) -> tuple[Sequence[Fit], list[Array], float]:
         start = time.thread_time()
         recipe: Any = plan.recipes[name]
-        found = plan.shared[name] if name in plan.shared else recipe.fit(panel, at, plan.seed)
+        found = plan.shared[name] if name in plan.shared else recipe.fit(learned, at, plan.seed)
+        said = [fit.predict(window) for fit, window in zip(found, windows, strict=False)]
+        if too_early and name not in plan.shared:
+            for k, fit in enumerate(recipe.fit(panel, at[:too_early], plan.seed, standing=False)):
+                said[k] = np.where(held[k][:, None, None], said[k], fit.predict(windows[k]))
         forecasts = [
-            counted(recipe, fit.predict(window), reach, rows)
-            for fit, window, reach, rows in zip(found, windows, reaches, known_rows, strict=False)
+            counted(recipe, forecast, reach, rows)
+            for forecast, reach, rows in zip(said, reaches, known_rows, strict=False)
         ]
         return found, forecasts, time.thread_time() - start
 

@@ -51,9 +51,9 @@ class DailyRidge(Relative):
     Inputs are the profiles of the last days, the calendar and what was known around the series, relative to its level
     and then in standard deviations; a second round counts a day less whose error was large (Huber's weights, with the
     median error as the bound). ``on_published`` learns the error of the published forecast instead of the value.
-    A day counts half after ``half_life`` days. strength: the penalty; it is greater where there is less than a year to
-    learn from, and far greater on what the season does. clip: bounds of the relative target. robustness:
-    the power of Huber's weights; the greater, the less a day counts that is like no other.
+    A day counts half after ``half_life`` days, and by the panel's weight. strength: the penalty; it is greater where
+    there is less than a year to learn from, and far greater on what the season does. clip: bounds of the relative
+    target. robustness: the power of Huber's weights; the greater, the less a day counts that is like no other.
 
     log: values relative to the level are taken as logarithms: what a calendar day or a season does to a load is a share
     of it, and the level of one week is not that of another.
@@ -167,9 +167,11 @@ class DailyRidge(Relative):
             block = np.searchsorted(ends, known_at)
             x = np.concatenate([np.ones((*x.shape[:2], 1)), x], axis=2).transpose(0, 2, 1)
             y = y.transpose(0, 2, 1)
-            ages = (np.where(block <= k, end / DAY_US - panel.days, 0.0) for k, end in enumerate(ends))
+            counts = np.ones(block.shape) if part.weight is None else part.weight
+            learned = counts > 0
+            ages = (np.where(learned & (block <= k), end / DAY_US - panel.days, 0.0) for k, end in enumerate(ends))
             penalties = [self.strength * _penalties(names, age.max(axis=1) / YEAR) for age in ages]
-            weight = np.ones(block.shape)
+            weight = counts
             for last in (False, True):
                 if last:  # a day like no other shows without the waves, in a fraction of the time
                     x = np.concatenate([x, waves.of_days(x)], axis=1)
@@ -181,7 +183,8 @@ class DailyRidge(Relative):
                         solved = solve_ridge(in_season(grams, 0.0, 0.0), penalties[k][i, : q - 1])
                         coefficients[k][start + i, :q] = solved.T
                 if not last:
-                    weight = _huber(x, y, block, [c[mine, :q] for c in coefficients]) ** self.robustness
+                    trust = _huber(x, y, np.where(learned, block, len(ends)), [c[mine, :q] for c in coefficients])
+                    weight = counts * trust**self.robustness
         return [DailyFit(self, panel.series.tolist(), names[:p], mean, width, c, scales, waves) for c in coefficients]
 
     def base(self, panel: Panel) -> tuple[Array, Array]:

@@ -27,6 +27,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import polars as pl
 
+from lakehouse_assets.ml.window import TrainingWindow, Window
+
 Progress = Callable[[str], None]
 """Receives one short line about what is being done; called a few times a second at most."""
 
@@ -116,12 +118,15 @@ class RetrainPolicy:
     maximum_a_month: how many trainings drift asks for within any 30 days, attempts that failed among them.
     maximum_attempts: how often a training that failed is repeated for the same drift report.
     whole_fleet_share: from this share of the members on for whom a training pays, all are trained, else only these.
+    window: what a training that drift asked for learns from, of members whose drift is dated: ``all`` history; what
+    came ``since_break`` alone; or all, with what came before the break ``weighted`` down.
     """
 
     cooldown_days: int = 14
     maximum_a_month: int = 4
     maximum_attempts: int = 3
     whole_fleet_share: float = 0.3
+    window: Window = "all"
 
 
 @dataclass(frozen=True)
@@ -363,12 +368,14 @@ class Kind(Protocol):
         *,
         cutoff: datetime | None = None,
         champion: Any = None,
+        window: TrainingWindow | None = None,
         seed: int = 0,
         workspace: Path | None = None,
         progress: Progress | None = None,
     ) -> BacktestResult:
         """Score all candidates and the champion on identical folds, and fit each on what is known at the cutoff.
 
+        window: what of the history is learned from; None: all.
         workspace: an empty folder, which must last as long as the result, for what would not fit in memory.
         """
         ...

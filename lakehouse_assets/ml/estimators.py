@@ -363,8 +363,8 @@ class Ridge(Relative):
                 decayed_grams(
                     shared, own, panel.days, known, ends / DAY_US, self.half_life, seasonal=seasonal, weight=counts
                 )
-                for (_, shared, own), known in zip(rows, block, strict=True)
-                for counts in [weight * self._trust(shared, own, panel.days, known, ends / DAY_US)]
+                for (_, shared, own), known, mine in zip(rows, block, _weights(part), strict=True)
+                for counts in [weight * mine * self._trust(shared, own, panel.days, known, ends / DAY_US, mine)]
             ]
             for k, grams in enumerate(zip(*passes, strict=True)):
                 for i, centre in enumerate(seasons[k]):
@@ -376,7 +376,15 @@ class Ridge(Relative):
             for centres, b in zip(seasons, coefficients, strict=True)
         ]
 
-    def _trust(self, shared: Array, own: Array, days: Array, block: npt.NDArray[np.integer], cutoffs: Array) -> Array:
+    def _trust(
+        self,
+        shared: Array,
+        own: Array,
+        days: Array,
+        block: npt.NDArray[np.integer],
+        cutoffs: Array,
+        weight: Array | float,
+    ) -> Array:
         """How much each day of a series counts (D,), by the errors of a fit of the means of its quarters.
 
         See :func:`lakehouse_assets.ml.linear.decayed_grams`. The quarters show what is strange about a day, for a small
@@ -389,9 +397,10 @@ class Ridge(Relative):
         known = np.stack([block[hours].max(axis=0) for hours in quarters])
         day = known.max(axis=0)
         error = np.full(len(days), np.nan)
-        for k, grams in enumerate(decayed_grams(shared, coarse, days, known, cutoffs, self.half_life)):
+        weight = np.broadcast_to(weight, len(days))
+        for k, grams in enumerate(decayed_grams(shared, coarse, days, known, cutoffs, self.half_life, weight=weight)):
             (b,) = self.solve([in_season(grams, 0.0, 0.0)])
-            mine = np.flatnonzero(huber_block(day, k))
+            mine = np.flatnonzero(huber_block(day, k) & (weight > 0))
             fitted = b[:, : len(shared)] @ shared[:, mine]
             fitted += np.einsum("qc,qcd->qd", b[:, len(shared) :], coarse[:, :-1, mine])
             error[mine] = np.abs(coarse[:, -1, mine] - fitted).mean(axis=0)
@@ -415,6 +424,11 @@ class Ridge(Relative):
 
 SEASONS = 6
 """Seasons of the year for which a standing fit holds coefficients; between them it goes over in a straight line."""
+
+
+def _weights(panel: Panel) -> Sequence[Array | float]:
+    """How much the days of each series count: (D,), or one number for all."""
+    return [1.0] * len(panel.series) if panel.weight is None else list(panel.weight)
 
 
 def _seasons(cutoff: float, standing: bool) -> Array:

@@ -36,6 +36,7 @@ from lakehouse_assets.ml.panel import DAY_US, NEVER, Panel
 from lakehouse_assets.ml.search import run_search
 from lakehouse_assets.ml.shards import SHARD_SERIES, Shards, each
 from lakehouse_assets.ml.smoothing import ExponentialSmoothing
+from lakehouse_assets.ml.window import TrainingWindow
 
 UTC_TIME = pl.Datetime("us", "UTC")
 WEEK = 7
@@ -203,6 +204,7 @@ class Forecast:
         *,
         cutoff: datetime | None = None,
         champion: Champion = None,
+        window: TrainingWindow | None = None,
         seed: int = 0,
         workspace: Path | None = None,
         progress: Progress | None = None,
@@ -212,7 +214,7 @@ class Forecast:
         The baselines (seasonal naive, exponential smoothing) compete whether they are named or not.
         cutoff: what is known by then counts (default: everything that the data set holds). At origins at which a
         series' champion was trained already its own stored fit forecasts; before that its recipe is fitted anew.
-        workspace: see :class:`lakehouse_assets.ml.definition.Kind`.
+        window, workspace: see :class:`lakehouse_assets.ml.definition.Kind`.
         ``losses``: fold, origin, issued_at, series_id, ts, horizon, y, mase_scale, reference, a column of forecasts for
         each candidate (and ``champion``, with ``champion_own``: whether its stored fit made it), and the bounds of
         their 80 % interval (``_q10``, ``_q90``). ``folds``: fold, origin, first_issue, last_issue. ``unscored``: who
@@ -243,6 +245,7 @@ class Forecast:
             shared=shared,
             alias=alias,
             champion=champion.name if champion else None,
+            window=window,
             seed=seed,
         )
         result = backtest.run(plan, shards, champion, spent, target=self.target, workspace=workspace, progress=say)

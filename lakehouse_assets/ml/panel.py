@@ -30,6 +30,7 @@ class Panel:
     known_at: (S, D, H) int64, when the target became known, ``NEVER`` where it is not.
     present: (S, D) whether the feature table holds that issue time of that series.
     columns: features by name, float32, (S, D, H), or (S, D) where a feature is the same for the whole horizon.
+    weight: (S, D) how much an issue time counts for a fit that heeds it; None: all alike.
     """
 
     series: npt.NDArray[np.str_]
@@ -38,6 +39,7 @@ class Panel:
     known_at: npt.NDArray[np.int64]
     present: npt.NDArray[np.bool_]
     columns: dict[str, npt.NDArray[np.float32]]
+    weight: Array | None = None
 
     @classmethod
     def from_frame(
@@ -156,6 +158,7 @@ class Panel:
             known_at=cut(self.known_at),
             present=cut(self.present),
             columns={name: cut(column) for name, column in self.columns.items()},
+            weight=None if self.weight is None else cut(self.weight),
         )
 
     def between(self, start: int, end: int) -> "Panel":

@@ -1,7 +1,7 @@
 """Who is trained: the members for whom it pays, as a report says; all of them; or nobody, with the reason."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -19,6 +19,7 @@ from lakehouse_assets.operation.status import status
 from lakehouse_assets_tests.lifecycle.conftest import TOY, House, curves, definitions_of
 
 NAMES = Names("toy")
+SINCE = datetime(2023, 5, 29, tzinfo=UTC)
 # A recipe that grows old slowly: what does not change does not drift.
 STEADY = replace(
     TOY,
@@ -31,10 +32,17 @@ STEADY = replace(
 
 def report(verdicts: str, gain: float = 0.1, fleet: str = "drift") -> pl.DataFrame:
     """Rows of a report: a letter each, of drifted and due, drifted and not due, ok, insufficient data."""
-    said = {"D": ("drift", True), "d": ("drift", False), "o": ("ok", False), "-": ("insufficient_data", None)}
+    said = {
+        "D": ("drift", True, SINCE),
+        "d": ("drift", False, SINCE),
+        "o": ("ok", False, None),
+        "-": ("insufficient_data", None, None),
+    }
     rows = [(f"S{i}", *said[letter], gain, fleet, True) for i, letter in enumerate(verdicts)]
-    names = ["series_id", "verdict", "due", "expected_gain", "fleet_verdict", "in_force"]
-    return pl.DataFrame(rows, schema=names, orient="row", schema_overrides={"due": pl.Boolean})
+    names = ["series_id", "verdict", "due", "since", "expected_gain", "fleet_verdict", "in_force"]
+    return pl.DataFrame(
+        rows, schema=names, orient="row", schema_overrides={"due": pl.Boolean, "since": pl.Datetime("us", "UTC")}
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,6 +63,11 @@ def test_who_is_trained_by_a_report(rows: pl.DataFrame, members: tuple[str, ...]
     scope = scope_of_report(rows, replace(TOY, **policies), "R")
     assert scope.members == members
     assert reason in scope.reason
+
+
+def test_since_when_they_drifted_goes_along() -> None:
+    assert scope_of_report(report("oDodoDoooo"), TOY, "R").breaks == {"S1": SINCE, "S5": SINCE}, "of those trained"
+    assert scope_of_report(report("oDdD"), TOY, "R").breaks == dict.fromkeys(("S1", "S2", "S3"), SINCE)
 
 
 def test_what_came_into_force_since_is_not_trained_again() -> None:
