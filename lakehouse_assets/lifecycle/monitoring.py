@@ -152,32 +152,36 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
                 weeks[week] = due
         if history.is_empty() and not weeks:
             return _no_report("no full week since the champion was trained")
-        moved = pl.DataFrame()
-        if weeks:
+        moved, evidence, drifted = pl.DataFrame(), None, []
+        others = set(definition.drift.channels) - {"challenger"}
+        if weeks or others:
             model = fleet.load(kind, in_force, heard[member].to_list())
             dataset = kind.dataset(features.scan())
             with engine(get_settings()):
                 for week, due in weeks.items():
-                    context.log.info(f"week of {week:%Y-%m-%d}: champion against a fresh fit")
+                    context.log.info(f"week of {week:%Y-%m-%d}: {', '.join(definition.drift.channels)}")
                     new = (
-                        kind.weekly_losses(model, dataset, week)
+                        kind.weekly_losses(model, dataset, week, shadow="challenger" in definition.drift.channels)
                         .with_columns(
                             model_version=in_force.versions_of(member), report=pl.lit(_report_name(week, zone))
                         )
                         .filter(pl.col("model_version").is_in(due))
                     )
                     earlier = new if history.is_empty() else pl.concat([history.select(new.columns), new])
-                    verdict = kind.verdict(earlier, definition.drift)
+                    beside = kind.evidence(model, dataset, week, definition.drift) if others else None
+                    verdict = kind.verdict(earlier, definition.drift, beside)
+                    drifted = verdict.series.filter(verdict="drift")[member].to_list()
                     statistics = verdict.series.with_columns(fleet_verdict=pl.lit(verdict.verdict))
                     rows = comparison.verdicts(new.join(statistics, on=member, how="left"), definition)
                     table.merge(rows, keys=keys, partition_by=comparison.PARTITIONS, run_id=context.run_id)
                     months += rows["month"].unique().cast(pl.String).to_list()
                     rows = rows.select(of_verdict)
                     history = rows if history.is_empty() else pl.concat([history, rows])
-            drifted = verdict.series.filter(verdict="drift")[kind.keys[1]].to_list()
+            latest: Any = max(weeks) if weeks else history["week"].max()
             if drifted:
-                moved = kind.explain(dataset, drifted, max(weeks), WEEK)
-        verdict = kind.verdict(history, definition.drift)
+                moved = kind.explain(dataset, drifted, latest, WEEK)
+            evidence = kind.evidence(model, dataset, latest, definition.drift, moved)
+        verdict = kind.verdict(history, definition.drift, evidence)
         if verdict.window_end is None:
             return _no_report("no week since the champion was trained has enough hours to score")
         report, champion = _report_name(verdict.window_end - WEEK, zone), in_force.champion

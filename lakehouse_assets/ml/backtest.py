@@ -17,6 +17,7 @@ import polars as pl
 
 from lakehouse_assets.ml import estimators
 from lakehouse_assets.ml.definition import CHAMPION, BacktestResult, Candidate, Progress
+from lakehouse_assets.ml.errors import Past, weekly
 from lakehouse_assets.ml.estimators import Blend, Fit
 from lakehouse_assets.ml.fitted import (
     FittedForecast,
@@ -29,6 +30,7 @@ from lakehouse_assets.ml.fitted import (
 from lakehouse_assets.ml.gate import OWN
 from lakehouse_assets.ml.intervals import BANDS, Intervals
 from lakehouse_assets.ml.ladder import Reach, counted, descend, members, rows_known, speak
+from lakehouse_assets.ml.local import without_faults
 from lakehouse_assets.ml.metrics import REFERENCE, metric_sums, metrics_from
 from lakehouse_assets.ml.panel import KEYS, Panel
 from lakehouse_assets.ml.shards import Shard, Shards, each, in_threads
@@ -84,7 +86,8 @@ class Outcome:
 
     fits: at the end, of what was fitted here. recipes: the plan's, with what the blends learned; moments: what the
     whole fleet's blends are learned from. sums: of :func:`lakehouse_assets.ml.metrics.metric_sums`. rows: the issue
-    times with known targets of each series. costs: candidate, CPU seconds and bytes. intervals: of each candidate.
+    times with known targets of each series. costs: candidate, CPU seconds and bytes. intervals, past: of each
+    candidate.
     """
 
     series: tuple[str, ...]
@@ -95,6 +98,7 @@ class Outcome:
     losses: pl.DataFrame
     rows: Mapping[str, int]
     intervals: Mapping[str, Intervals]
+    past: Mapping[str, Past]
     costs: pl.DataFrame
 
 
@@ -232,6 +236,7 @@ def score_shard(task: tuple[Plan, Shard, Champion]) -> Outcome:
         losses=losses,
         rows=dict(zip(panel.series.tolist(), known_rows[-1].tolist(), strict=True)),
         intervals=_intervals(plan, windows, out),
+        past=_past(plan, windows, out),
         costs=costs(spent, shard.number),
     )
 
@@ -259,6 +264,29 @@ def _intervals(plan: Plan, windows: Sequence[Panel], out: Mapping[str, list[Arra
         name: Intervals.learn(
             windows[0].series.tolist(), np.concatenate([out[name][k] for k in scored], axis=1), actual
         )
+        for name in plan.entered
+    }
+
+
+def _past(plan: Plan, windows: Sequence[Panel], out: Mapping[str, list[Array]]) -> dict[str, Past]:
+    """The errors of each candidate in the folds that are scored, by week and block of hours."""
+    scored = [k for k, fold in enumerate(plan.folds) if fold.number >= 0]
+    days = max(windows[k].shape[1] for k in scored)
+
+    def stacked(values: Sequence[npt.NDArray[np.floating]]) -> npt.NDArray[np.floating]:
+        """(S, D, ...) of the folds as (S, W, D, ...), NaN for the days that one lacks."""
+        return np.stack(
+            [np.pad(v, [(0, 0), (0, days - v.shape[1]), (0, 0)], constant_values=np.nan) for v in values], axis=1
+        )
+
+    actual = stacked([np.where(windows[k].known_at <= plan.end, windows[k].target, np.nan) for k in scored])
+    explaining: dict[str, Any] = {"holidays": None}
+    if "is_holiday" in windows[0].columns:
+        explaining = {"holidays": stacked([windows[k].full("is_holiday") for k in scored])}
+    starts = np.array([plan.origins[k] for k in scored], np.int64)
+    series = tuple(windows[0].series.tolist())
+    return {
+        name: Past(series, weekly(actual, stacked([out[name][k] for k in scored]), starts, explaining))
         for name in plan.entered
     }
 
@@ -430,6 +458,7 @@ def _part(plan: Plan, name: str, features: list[str], target: str, horizon: int,
         expected_loss=dict(zip(mine["key"], mine["mae"], strict=True)),
         rows=outcome.rows,
         intervals=outcome.intervals[name],
+        past=outcome.past[name],
     )
 
 
@@ -524,17 +553,46 @@ def _refit(refit: Refit, shard: Shard, panel: Panel) -> FittedForecast:
 
 @dataclass(frozen=True)
 class Week:
-    """The issue times [start, stop) of a week, microseconds since the epoch, in which a model meets a fresh fit."""
+    """The issue times [start, stop) of a week, microseconds since the epoch, in which a model is watched.
+
+    shadow: whether a fresh fit is made beside it.
+    """
 
     start: int
     stop: int
+    shadow: bool = True
 
 
-def week_of_shard(task: tuple[Refit, FittedForecast | None, Shard, Week]) -> tuple[Panel, Array, Array]:
-    """The targets of a week and their hours, the champion's forecasts and those of a fresh fit: given, or made here."""
+@dataclass(frozen=True)
+class Watched:
+    """What was seen of some series in a week.
+
+    window: the targets, without the hours of lasting faults, and of its columns the local hour and the holidays.
+    champion, fresh: (S, D, H) forecasts; no fresh ones where no fresh fit was made. faults: (S,) name and beginning
+    (microseconds since the epoch) of a lasting fault in the week.
+    """
+
+    window: Panel
+    champion: Array
+    fresh: Array | None
+    faults: list[tuple[str, int] | None]
+
+
+KEPT = ("hour", "is_holiday")
+"""Columns of a week that its losses are told by."""
+
+
+def week_of_shard(task: tuple[Refit, FittedForecast | None, Shard, Week]) -> Watched:
+    """A week of a shard, its targets and the champion's forecasts, and those of a fresh fit: given, or made here."""
     refit, fresh, shard, week = task
     panel = shard.panel()
-    fresh = fresh or _refit(refit, shard, panel)
+    if week.shadow and fresh is None:
+        fresh = _refit(refit, shard, panel)
     window = panel.between(week.start, week.stop)
-    bare = replace(window, columns={name: window.columns[name] for name in ("hour",) if name in window.columns})
-    return bare, refit.model.forecast(window), fresh.forecast(window)
+    target, faults = without_faults(panel, week.start, week.stop)
+    return Watched(
+        replace(window, columns={n: window.columns[n] for n in KEPT if n in window.columns}, target=target),
+        refit.model.forecast(window),
+        fresh.forecast(window) if fresh is not None else None,
+        faults,
+    )

@@ -74,10 +74,17 @@ class GatePolicy:
     coverage_tolerance: float = 0.02
 
 
+CHANNELS = ("challenger", "error", "input")
+"""What may call a drift: a weekly fresh fit that does better; errors that are other than they should be; inputs that
+have moved."""
+
+
 @dataclass(frozen=True)
 class DriftPolicy:
     """When a champion counts as drifted: it loses to a fresh fit of its own recipe, and will go on to.
 
+    channels: which of ``CHANNELS`` may call a drift, the first that does is named. Without ``challenger`` no weekly
+    fresh fit is made: for recipes whose fit is dear. ``input`` is for labels that come late.
     weeks: the number of latest weekly regrets that are averaged; with fewer a series is not judged.
     minimum_effect: the least regret (0.055 = the champion's loss is 5.5 % above the fresh fit's): of a series over two
     months, with the stake (see ml/regret.py); of the fleet over the latest weeks.
@@ -97,6 +104,7 @@ class DriftPolicy:
     is exceeded (channels that compare with a history).
     """
 
+    channels: tuple[str, ...] = ("challenger",)
     weeks: int = 3
     minimum_effect: float = 0.055
     false_discovery_rate: float = 0.1
@@ -107,7 +115,14 @@ class DriftPolicy:
     alarm_budget: float = 0.02
     cost: float = 0.02
     retrain_on: Literal["drift", "gain"] = "drift"
-    false_alarm_rate: float = 0.005
+    false_alarm_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.channels) - set(CHANNELS))
+        if isinstance(self.channels, str) or unknown or not self.channels:
+            raise ValueError(
+                f"DriftPolicy.channels is {self.channels!r}: give a tuple of one or more of {', '.join(CHANNELS)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -434,13 +449,32 @@ class Kind(Protocol):
         ...
 
     def weekly_losses(
-        self, champion: Any, dataset: Any, week: datetime, *, fresh: Any = None, seed: int | None = None
+        self,
+        champion: Any,
+        dataset: Any,
+        week: datetime,
+        *,
+        fresh: Any = None,
+        seed: int | None = None,
+        shadow: bool = True,
     ) -> pl.DataFrame:
-        """The losses of the champion and of a fresh fit of its recipe in the week that starts at ``week``."""
+        """The losses of the champion and of a fresh fit of its recipe in the week that starts at ``week``.
+
+        shadow: whether a fresh fit is made, where none is given.
+        """
         ...
 
-    def verdict(self, history: pl.DataFrame, policy: DriftPolicy) -> DriftVerdict:
-        """The drift verdict from weekly losses."""
+    def evidence(
+        self, champion: Any, dataset: Any, week: datetime, policy: DriftPolicy, moved: pl.DataFrame | None = None
+    ) -> Any:
+        """What the policy's channels lean on besides the losses of a week.
+
+        moved: of :meth:`explain`; with it, all that findings tell, whether it calls a drift or not.
+        """
+        ...
+
+    def verdict(self, history: pl.DataFrame, policy: DriftPolicy, evidence: Any = None) -> DriftVerdict:
+        """The drift verdict from weekly losses, and from what :meth:`evidence` has found."""
         ...
 
     def explain(self, dataset: Any, members: Sequence[str], week: datetime, span: timedelta) -> pl.DataFrame:

@@ -59,7 +59,8 @@ class Past:
 
     def only(self, series: Sequence[str]) -> "Past":
         """That of some series."""
-        kept = tuple(s for s in series if s in set(self.series))
+        known = set(self.series)
+        kept = tuple(s for s in series if s in known)
         return Past(kept, self.of(kept))
 
     def of(self, series: Sequence[str]) -> Weekly:

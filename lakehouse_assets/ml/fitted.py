@@ -18,6 +18,7 @@ import polars as pl
 
 from lakehouse_assets.ml import ladder
 from lakehouse_assets.ml.definition import Candidate
+from lakehouse_assets.ml.errors import Past
 from lakehouse_assets.ml.estimators import Blend, Fit
 from lakehouse_assets.ml.intervals import COLUMNS, Intervals
 from lakehouse_assets.ml.ladder import Reach, Spoken, counted, descend, members, speak
@@ -56,7 +57,8 @@ class FittedForecast:
     recipes and fits: by name, this candidate's own and those that it leans on (a blend's members, the ladder).
     expected_loss: mean absolute error of each series in the backtest.
     rows: the issue times with known targets of each series, where a fit has learned from them.
-    intervals: what the backtest's errors say of the quantiles; None where there was no backtest (a fresh fit).
+    intervals: what the backtest's errors say of the quantiles, and past: those errors by week and block of hours; None
+    where there was no backtest (a fresh fit).
     """
 
     name: str
@@ -72,6 +74,7 @@ class FittedForecast:
     expected_loss: Mapping[str, float]
     rows: Mapping[str, int]
     intervals: Intervals | None = None
+    past: Past | None = None
 
     def parameters(self) -> dict[str, Any]:
         """The candidate's parameters."""
@@ -168,6 +171,12 @@ class ShardedForecast:
     def series_ids(self) -> list[str]:
         """All series, sorted."""
         return [s for shard in self.shards for s in shard]
+
+    @property
+    def past(self) -> Past | None:
+        """The backtest's errors of all series; reads every shard."""
+        parts = (self.parts[i] for i in range(len(self.shards)) if self.parts is not None)
+        return Past.joined([part.past for part in parts if part.past is not None])
 
     @property
     def fits(self) -> list[str]:

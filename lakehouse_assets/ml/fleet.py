@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from lakehouse_assets.ml.errors import Past
 from lakehouse_assets.ml.panel import Panel
 
 Array = npt.NDArray[np.float64]
@@ -114,6 +115,13 @@ class Fleet:
             for series in served
             if series in losses
         }
+
+    @property
+    def past(self) -> Past | None:
+        """Each series' past errors under the version in force for it."""
+        served = self.series_by_version(self.series_ids)
+        found = {version: getattr(self.models[version], "past", None) for version in served}
+        return Past.joined([past.only(served[version]) for version, past in found.items() if past is not None])
 
     def parameters(self) -> dict[str, Any]:
         """The champion's parameters."""

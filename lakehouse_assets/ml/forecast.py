@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from lakehouse_assets.ml import auto, backtest, drift, gate, inputs, intervals
+from lakehouse_assets.ml import auto, backtest, drift, gate, inputs, intervals, regime
 from lakehouse_assets.ml.backtest import Champion, Fold, Plan, Refit, Week, is_shared
+from lakehouse_assets.ml.channels import Evidence
 from lakehouse_assets.ml.definition import (
     CHAMPION,
     BacktestResult,
@@ -34,7 +35,7 @@ from lakehouse_assets.ml.fleet import Fleet
 from lakehouse_assets.ml.ladder import RUNGS, members
 from lakehouse_assets.ml.panel import DAY_US, NEVER, Panel
 from lakehouse_assets.ml.search import run_search
-from lakehouse_assets.ml.shards import SHARD_SERIES, Shards, each
+from lakehouse_assets.ml.shards import SHARD_SERIES, Shard, Shards, each
 from lakehouse_assets.ml.smoothing import ExponentialSmoothing
 from lakehouse_assets.ml.window import TrainingWindow
 
@@ -368,11 +369,15 @@ class Forecast:
         *,
         fresh: Champion = None,
         seed: int | None = None,
+        shadow: bool = True,
     ) -> pl.DataFrame:
-        """See :func:`lakehouse_assets.ml.drift.weekly_losses`; ``fresh`` is fitted at the start of the week."""
+        """See :func:`lakehouse_assets.ml.drift.weekly_losses`; ``fresh`` is fitted at the start of the week.
+
+        shadow: False where no fresh fit is to be made.
+        """
         shards = self.dataset(dataset)
         if not isinstance(champion, Fleet):
-            return self._losses_of(champion, shards, shards.series, week, fresh, seed)
+            return self._losses_of(champion, shards, shards.series, week, fresh, seed, shadow)
         # Each version against a fresh fit of its own recipe, and that only for those whom it serves.
         versions = champion.series_by_version(shards.series)
         return pl.concat(
@@ -383,6 +388,7 @@ class Forecast:
                 week,
                 fresh.models[version] if isinstance(fresh, Fleet) else fresh,
                 seed,
+                shadow,
             )
             for version, served in versions.items()
         )
@@ -395,35 +401,62 @@ class Forecast:
         week: datetime,
         fresh: Champion,
         seed: int | None,
+        shadow: bool,
     ) -> pl.DataFrame:
         """The losses of a version for the series that it serves; what learns across series learns from all of them."""
         start = microseconds(week)
         # Half a day short: a week in which the clock changes has its issue times an hour earlier or later.
-        days = Week(start, start + WEEK * DAY_US - DAY_US // 2)
+        days = Week(start, start + WEEK * DAY_US - DAY_US // 2, shadow)
         seed = champion.seed if seed is None else seed
         mine = shards if len(served) == len(shards.series) else shards.of_series(served)
-        if fresh is None:
+        if fresh is None and shadow:
             refit = Refit.plan(champion, shards, start, seed, standing=False, alone=mine is shards)
         else:
             refit = Refit(champion, {}, start, seed, standing=False)
         tasks = ((r, fresh and fresh.only(shard.series), shard, days) for r, shard in refit.tasks(mine))
         rows = [
             drift.weekly_losses(
-                window.series,
+                seen.window.series,
                 week,
-                window.target,
-                ours,
-                theirs,
+                seen.window.target,
+                seen.champion,
+                seen.fresh,
                 champion.expected_loss,
-                window.full("hour") if window.has("hour") else None,
+                hour=seen.window.full("hour") if seen.window.has("hour") else None,
+                holidays=seen.window.full("is_holiday") if seen.window.has("is_holiday") else None,
+                faults=[fault and (fault[0], moment(fault[1])) for fault in seen.faults],
             )
-            for window, ours, theirs in each(backtest.week_of_shard, tasks)
+            for seen in each(backtest.week_of_shard, tasks)
         ]
         return pl.concat(rows)
 
-    def verdict(self, history: pl.DataFrame, policy: DriftPolicy) -> drift.Verdict:
+    def evidence(
+        self,
+        champion: Champion,
+        dataset: Shards | Panel,
+        week: datetime,
+        policy: DriftPolicy,
+        moved: pl.DataFrame | None = None,
+    ) -> Evidence:
+        """What the channels lean on besides the losses; with ``moved`` (:meth:`explain`), what findings tell, too."""
+        end = microseconds(week) + WEEK * DAY_US
+        with_regimes, with_inputs = moved is not None, "input" in policy.channels
+        found = []
+        if with_regimes or with_inputs:
+            span = self.dataset(dataset).between(end - max(regime.LOOK_BACK, inputs.HISTORY_WEEKS) * WEEK * DAY_US, end)
+            tasks = ((shard, end, policy, with_regimes, with_inputs) for shard in span)
+            found = list(each(_beside, tasks))
+        return Evidence(
+            week=week,
+            past=champion.past if "error" in policy.channels else None,
+            inputs=inputs.decided(pl.concat(moves for _, moves in found), policy) if with_inputs else None,
+            regimes=pl.concat(regimes for regimes, _ in found) if with_regimes else pl.DataFrame(),
+            widest=pl.DataFrame() if moved is None else moved,
+        )
+
+    def verdict(self, history: pl.DataFrame, policy: DriftPolicy, evidence: Evidence | None = None) -> drift.Verdict:
         """See :func:`lakehouse_assets.ml.drift.verdict`."""
-        return drift.verdict(history, policy)
+        return drift.verdict(history, policy, evidence)
 
     def explain(self, dataset: Shards | Panel, members: Sequence[str], week: datetime, span: timedelta) -> pl.DataFrame:
         """The widest moves of the drifted series' inputs, the latest four weeks against the half year before.
@@ -467,6 +500,18 @@ class Forecast:
         if at is not None and at.tzinfo is None:  # on a local clock: hours do not matter in a picture of weeks
             at = at.replace(tzinfo=UTC)
         return pictures.finding_pictures(history, finding["members"], at)
+
+
+def _beside(task: tuple[Shard, int, DriftPolicy, bool, bool]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Changes of regime in the series of a shard by the end of a week, and the surprises of their inputs."""
+    shard, end, policy, with_regimes, with_inputs = task
+    if not with_inputs:
+        shard = replace(shard, features=tuple(n for n in shard.features if n == "hour"))
+    panel = shard.panel()
+    return (
+        regime.of_panel(panel, end, policy) if with_regimes else pl.DataFrame(),
+        inputs.surprises(panel, end) if with_inputs else pl.DataFrame(),
+    )
 
 
 def _issue_times_a_day(issued: np.ndarray) -> int:

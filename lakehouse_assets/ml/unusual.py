@@ -56,16 +56,15 @@ class Unusual:
     """What each week says, from it and those before; all (S, W) or (S, W, C), NaN where nothing is known.
 
     statistic: the largest surprise over the latest weeks. p: of it, by resampling. q: across series. column: the one
-    that surprises most, and sign: whether upwards (1) or downwards (-1). since: index of the week in which its evidence
-    begins. surprise: (S, W, C) of each column over the latest weeks, about 1 in size by chance. excess: (S,
-    W, C) what the latest weeks have more than expected, in the columns' own units. expected: (S, W, C) for the week.
+    that surprises most. since: index of the week in which its evidence begins. surprise: (S, W, C) of each column over
+    the latest weeks, about 1 in size by chance. excess: (S, W, C) what the latest weeks have more than expected, in the
+    columns' own units. expected: (S, W, C) for the week.
     """
 
     statistic: Array
     p: Array
     q: Array
     column: npt.NDArray[np.int64]
-    sign: npt.NDArray[np.int64]
     since: npt.NDArray[np.int64]
     surprise: Array
     excess: Array
@@ -108,7 +107,8 @@ def unusual(
     near_history = (season_distance(history_weeks, history_weeks) <= SEASON_WEEKS) & other
     spread = _spread(before)
     local, scale, count = _comparable(before, spread, near, np.ones_like(near))
-    z = np.clip((now - local) / scale, -wild, wild)
+    far = (now - local) / scale
+    z = np.clip(far, -wild, wild)
     past_local, past_scale, _ = _comparable(before, spread, near_history, other)
     past = np.clip((before - past_local) / past_scale, -wild, wild)
     reference = max(BLOCK, round(float(np.median(count[count > 0])))) if (count > 0).any() else BLOCK
@@ -117,13 +117,14 @@ def unusual(
     directed = np.where(upwards, surprise, np.abs(surprise))
     there = np.isfinite(directed)
     statistic = np.where(there.any(axis=2), np.where(there, directed, -np.inf).max(axis=2, initial=-np.inf), np.nan)
-    column = np.where(there, directed, -np.inf).argmax(axis=2)
+    # Of columns that are as wild as counts, the one that is farthest is named.
+    column = np.where(there, directed + np.abs(_latest(far, latest)) / 1000, -np.inf).argmax(axis=2)
     sign = np.where(np.take_along_axis(surprise, column[:, :, None], axis=2)[:, :, 0] < 0, -1, 1)
     p = _p_values(statistic, null, np.isfinite(past).any(axis=2).sum(axis=1))
     q = np.stack([benjamini_hochberg(week) for week in p.T], axis=1) if p.size else p
     excess = _latest(now - local, latest, scaled=False) * width[:, None]
     expected = mean[:, None] + (said + local) * width[:, None]
-    return Unusual(statistic, p, q, column, sign, _since(z, column, sign), surprise, excess, expected)
+    return Unusual(statistic, p, q, column, _since(z, column, sign), surprise, excess, expected)
 
 
 def _moments(values: Array, known: Mask) -> tuple[Array, Array]:

@@ -282,6 +282,29 @@ def test_a_changed_world_is_drift_and_the_retrained_model_is_promoted() -> None:
     assert all(png.startswith(b"\x89PNG") and len(png) < 200_000 for png in pictures.values())
 
 
+def test_a_champion_whose_fit_is_dear_is_judged_by_its_errors_alone() -> None:
+    demand, published = load_curves(3, 260)
+    late = np.arange(230 * 24, 260 * 24)
+    published[1, late] *= 1 + 0.25 * ((late % 6) - 2.5) / 2.5  # no longer what it was, by the hour
+    frame = feature_frame(demand, published)
+    start = datetime(2023, 1, 2, tzinfo=UTC)
+    few = {"ridge_on_published": Ridge(on_published=True, half_life=20.0)}
+    kind = Forecast(spread=4, recent=8)
+    data = kind.dataset(frame)
+    champion = kind.backtest(data, few, cutoff=start + timedelta(days=217)).fitted["ridge_on_published"]
+    assert champion.past is not None
+    assert champion.past.weeks.loss.shape == (3, 12, 4)
+    policy = DriftPolicy(channels=("error",))
+    weeks = [start + timedelta(days=d) for d in range(217, 253, 7)]
+    history = pl.concat([kind.weekly_losses(champion, data, week, shadow=False) for week in weeks])
+    assert history["fresh_loss"].null_count() == history.height
+    evidence = kind.evidence(champion, data, weeks[-1], policy, pl.DataFrame())
+    found = kind.verdict(history, policy, evidence)
+    assert "S1" in found.series.filter(verdict="drift")["series_id"].to_list()
+    assert found.series.sort("error_p_value")["series_id"][0] == "S1"
+    assert kind.verdict(history, DriftPolicy(), evidence).verdict == "insufficient_data"
+
+
 def test_errors_join_what_came_true(frame: pl.DataFrame, result: BacktestResult) -> None:
     rows = frame.filter(pl.col("issued_at") >= CUTOFF)
     predictions = result.fitted["ridge"].predict(rows)

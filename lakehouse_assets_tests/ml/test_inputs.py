@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import ks_2samp, wasserstein_distance
 
-from lakehouse_assets.ml.inputs import MEASURES, distances, input_drift
-from lakehouse_assets.ml.panel import Panel
+from lakehouse_assets.ml.definition import DriftPolicy
+from lakehouse_assets.ml.inputs import MEASURES, decided, distances, input_drift, surprises
+from lakehouse_assets.ml.panel import DAY_US, NEVER, Panel
 from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
 
 
@@ -61,3 +62,40 @@ def test_inputs_that_moved_more_than_usual_come_first() -> None:
     for series in ("S0", "S1"):
         assert times.filter(series_id=series)["times"].is_sorted(descending=True)
     assert not {"hour", "is_holiday", "lag_336h"} & set(moved["column"])
+
+
+def panel_of(series: int, days: int, seed: int, move: bool = False) -> Panel:
+    """Inputs of some weeks' memory around a yearly season; with a move, one doubles its spread in the last weeks."""
+    rng = np.random.default_rng(seed)
+    noise = np.zeros((series, days, 24))
+    for day in range(1, days):
+        noise[:, day] = 0.8 * noise[:, day - 1] + rng.normal(0, 1, (series, 1)) + rng.normal(0, 0.3, (series, 24))
+    season = 5 * np.sin(2 * np.pi * np.arange(days) / 365.25)[None, :, None]
+    mean = (season + noise)[:, :, :1] + rng.normal(0, 1, (series, days, 1))
+    inputs = {"temperature": season + noise, "mean_24h": mean}
+    if move:
+        inputs["temperature"][2, -35:, 12:18] += 9.0
+    issued = (np.arange(days) + 19_000) * DAY_US
+    columns = {n: (v if v.shape[2] > 1 else v[:, :, 0]).astype(np.float32) for n, v in inputs.items()}
+    known = np.full((series, days, 24), NEVER)
+    target = np.full((series, days, 24), np.nan)
+    return Panel(np.array([f"S{i}" for i in range(series)]), issued, target, known, known[:, :, 0] > 0, columns)
+
+
+def test_a_move_of_an_input_is_found_with_its_column_and_hours_though_no_label_has_come() -> None:
+    panel = panel_of(12, 750, 0, move=True)
+    policy = DriftPolicy()
+    found = decided(surprises(panel, int(panel.issued[-1]) + DAY_US), policy)
+    (row,) = found.filter("moved").iter_rows(named=True)
+    assert (row["series_id"], row["column"], row["slice"]) == ("S2", "temperature", "12 to 17 of the horizon")
+    assert row["measure"] in MEASURES
+    assert row["wasserstein"] > 0.5
+    short = surprises(panel.take(days=slice(700, 750)), int(panel.issued[-1]) + DAY_US)
+    assert short["p_value"].null_count() == 12
+
+
+def test_inputs_that_go_with_the_season_move_as_rarely_as_stated() -> None:
+    panel = panel_of(60, 900, 1)
+    ends = [int(panel.issued[-1 - back]) + DAY_US for back in (0, 60, 120, 180)]
+    rare = pl.concat(surprises(panel, end)["p_value"] <= 0.02 for end in ends)
+    assert rare.sum() <= 0.03 * len(rare)
