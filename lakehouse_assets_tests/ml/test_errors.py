@@ -1,5 +1,7 @@
 """The error channel: the rate of its alarms on errors without a change, and what it says of those with one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -74,17 +76,25 @@ def test_errors_that_grow_are_found_and_what_explains_them_is_taken_out() -> Non
     assert (found.change[:5, 14] > 0.4).all()
     # The same growth, wherever the load changes from day to day.
     rng = np.random.default_rng(5)
-    unsteady = rng.random((40, PAST + WEEKS)) < 0.3
+    unsteady = rng.random((40, PAST + WEEKS)) < 0.1
     unsteady[0, PAST + 20 : PAST + 24] = True
     moves = np.where(unsteady, 8.0, 1.0)[..., None] * rng.choice([-1.0, 1.0], (40, PAST + WEEKS, 7))
     wild = y + moves[..., None]
-    grown = wild + error * np.where(unsteady, 1.8, 1.0)[..., None, None]
-    assert not judged(wild, grown).drifted[0, 20:24].any()
+    grown = wild + error * np.where(unsteady, 3.0, 1.0)[..., None, None]
+    explained = judged(wild, grown)
+    assert not explained.drifted[0, 20:24].any()
+    past, current = (
+        weekly(wild[:, :PAST], grown[:, :PAST], STARTS[:PAST]),
+        weekly(wild[:, PAST:], grown[:, PAST:], STARTS[PAST:]),
+    )
+    bare = [replace(weeks, explaining=np.zeros_like(weeks.explaining)) for weeks in (current, past)]
+    assert judge(*bare, POLICY).change[0, 23] - explained.change[0, 23] > 0.8  # of log(3)
 
 
 def test_one_wild_day_a_week_without_values_and_a_short_history_are_no_drift() -> None:
     y, forecast = made(30)
-    forecast[3, PAST + 12, 4] *= 3.0
+    for week in range(PAST + 10, PAST + 14):
+        forecast[3, week, week % 7] *= 1.5
     y[4, PAST + 12 : PAST + 14] = np.nan
     found = judged(y, forecast)
     assert not found.drifted[3:5].any()
