@@ -94,7 +94,7 @@ def _alarms(history: pl.DataFrame, policy: DriftPolicy) -> bytes:
     weeks, new, lasting = (by_week[name].to_list() for name in ("week", "new", "lasting"))
     width = max(5.0, 2.2 + 0.18 * len(weeks))
     figure, (ax, total) = _figure(width, 4.6, 2)
-    _margins(figure, left=0.5 / width, right=1 - 0.2 / width, bottom=0.16, top=0.98, hspace=0.5)
+    _margins(figure, left=0.5 / width, right=1 - 0.2 / width, bottom=0.16, top=0.98, hspace=0.12)
     places = range(len(weeks))
     ax.bar(places, lasting, color=PALE, label="flagged the week before, too")
     ax.bar(places, new, bottom=lasting, color=ACCENT, label="new")
@@ -113,8 +113,8 @@ def _alarms(history: pl.DataFrame, policy: DriftPolicy) -> bytes:
         one.tick_params(labelsize=7)
         one.set_xlim(-0.6, len(weeks) - 0.4)
         one.set_ylim(bottom=0, top=1.35 * max(1.0, one.get_ylim()[1]))
-    _week_ticks(ax, weeks)
-    _week_ticks(total, weeks)
+        _week_ticks(one, weeks)
+    ax.tick_params(labelbottom=False)
     return _png(figure)
 
 
