@@ -97,15 +97,13 @@ def fleets(aged: Aged) -> Iterator[Fleet]:
 class Score:
     """What a method's flags are worth: a sum over series.
 
-    delays: weeks, infinite for an event that was not found. weeks: judged. quiet: quiet ones. flags: weeks flagged.
-    false_flags, false_alarms: in quiet weeks. alarms: raised, whose next 8 weeks are known. low: those of them that
-    would have gained less than 2 % in these.
+    delays: weeks, infinite for an event that was not found. quiet: quiet series-weeks. false_flags, false_alarms: in
+    these. alarms: raised, whose next 8 weeks are known. low: those of them that would have gained less than 2 % in
+    these.
     """
 
     delays: Array
-    weeks: int = 0
     quiet: int = 0
-    flags: int = 0
     false_flags: int = 0
     false_alarms: int = 0
     alarms: int = 0
@@ -170,8 +168,7 @@ def raised(flags: Mask) -> Mask:
 
 def score(regret: Array, flags: Mask) -> Score:
     """Flags (S, W) against what was to be found."""
-    known = np.isfinite(regret)
-    flags = flags & known
+    flags = flags & np.isfinite(regret)
     alarms = raised(flags)
     delays = []
     for s, w in events(regret):
@@ -180,9 +177,7 @@ def score(regret: Array, flags: Mask) -> Score:
     quiet = mean_of(regret, 1 - AHEAD, AHEAD, 2 * AHEAD - 2) < QUIET
     ahead = mean_of(regret, 1, AHEAD, AHEAD - 2)
     counted = (
-        known,
         quiet,
-        flags,
         flags & quiet,
         alarms & quiet,
         alarms & np.isfinite(ahead),
