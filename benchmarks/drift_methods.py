@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,18 @@ def either(fleet: Fleet) -> Mask:
     return challenger(fleet) | error(fleet)
 
 
+def gaining(cost: float) -> Method:
+    """Ours: no drifts, but the series that the policy trains anew where trainings are as cheap as that."""
+    policy = replace(POLICY, retrain_on="gain", cost=cost)
+    return lambda fleet: judge(fleet.regret, relative(fleet.apart, fleet.fresh), policy).due
+
+
 OURS: dict[str, Method] = {"ours, challenger": challenger, "ours, error": error, "ours, both": either}
 VERDICT = "ours, challenger"
 """What the product's monitoring goes by where a fit is cheap."""
+GAINING = "ours, where it gains"
+COSTS = (0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.015)
+"""Of a training, as shares of a series' loss: what is worth its while where trainings are cheap."""
 
 
 def mlops_rule(fleet: Fleet, factor: float) -> Mask:
