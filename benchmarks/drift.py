@@ -162,13 +162,9 @@ def replay_picture(path: Path, found: Ages, results: Mapping[str, Replay]) -> No
     weeks = found.weeks.astype("datetime64[us]")
     for name, colour in drawn.items():
         saved = np.cumsum(results[NEVER].regret - results[name].regret)
-        gain.plot(weeks, 100 * saved, color=colour, label=name)
-        trained.plot(weeks, np.cumsum(results[name].trained), color=colour, label=name)
-        if name != NEVER:
-            share = f" {gain_share(results, name):.0%} of the gain"
-            gain.annotate(share, (weeks[-1], 100 * saved[-1]), color=colour, fontsize=8, va="center")
-            total = f" {results[name].trainings:,}"
-            trained.annotate(total, (weeks[-1], results[name].trainings), color=colour, fontsize=8, va="center")
+        told = f"{name}: {gain_share(results, name):.0%} of the gain, {results[name].trainings:,} trainings"
+        gain.plot(weeks, 100 * saved, color=colour, label=told)
+        trained.plot(weeks, np.cumsum(results[name].trained), color=colour)
     gain.set_ylabel("cumulated gain over never training,\n% of a week's error")
     trained.set_ylabel("series-trainings, cumulated")
     gain.legend(fontsize=8, frameon=False, title="retraining", title_fontsize=8)
