@@ -8,8 +8,8 @@ Two daemons may ask at the same moment. A request says which runs it knew, and o
 it is about to train, to any that was launched since (:func:`begins`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import dagster as dg
 
 from lakehouse_assets.lake.clock import Clock, as_utc
 from lakehouse_assets.lifecycle.asking import Report, Training, refusal
+from lakehouse_assets.lifecycle.fleet import PARTIAL, SCOPE_TAG
 from lakehouse_assets.lifecycle.names import REPORT_TAG, REQUESTED_AT_TAG, TRIGGER_TAG, Names
 from lakehouse_assets.ml.definition import DriftPolicy, ModelDefinition
 from lakehouse_assets.settings import get_settings
@@ -72,14 +73,18 @@ def retraining_definitions(definition: ModelDefinition) -> dg.Definitions:
         schedules=[
             _schedule(predict, "daily", definition.schedules.predict, definition),
             _schedule(monitor, "weekly", definition.schedules.monitor, definition),
-            _schedule(retrain, "monthly", definition.schedules.retrain, definition),
+            _schedule(retrain, "monthly", definition.schedules.retrain, definition, unless=_just_trained(definition)),
         ],
         sensors=[drift_sensor(definition, retrain)],
     )
 
 
 def _schedule(
-    job: "UnresolvedAssetJobDefinition", period: str, cron: str, definition: ModelDefinition
+    job: "UnresolvedAssetJobDefinition",
+    period: str,
+    cron: str,
+    definition: ModelDefinition,
+    unless: Callable[[dg.DagsterInstance, datetime], str | None] | None = None,
 ) -> dg.ScheduleDefinition:
     @dg.schedule(
         job=job,
@@ -89,13 +94,35 @@ def _schedule(
         default_status=get_settings().schedule_status("local", "production"),
         description=f"{job.description} Runs in: local, production.",
     )
-    def tick(context: dg.ScheduleEvaluationContext, clock: Clock) -> dg.RunRequest:
+    def tick(context: dg.ScheduleEvaluationContext, clock: Clock) -> dg.RunRequest | dg.SkipReason:
+        needless = unless and unless(context.instance, clock.now())
+        if needless:
+            return dg.SkipReason(needless)
         return dg.RunRequest(
             run_key=context.scheduled_execution_time.isoformat(),
             tags={TRIGGER_TAG: "schedule", REQUESTED_AT_TAG: clock.now().isoformat()},
         )
 
     return tick
+
+
+def _just_trained(definition: ModelDefinition) -> Callable[[dg.DagsterInstance, datetime], str | None]:
+    """Why the calendar needs no training now, if drift or a person had the whole fleet trained within the cooldown."""
+    names, cooldown = Names(definition.name), timedelta(days=definition.retrain.cooldown_days)
+
+    def reason(instance: dg.DagsterInstance, now: datetime) -> str | None:
+        for record in instance.fetch_materializations(names.training, limit=_DECISIONS).records:
+            found = record.asset_materialization
+            run = instance.get_run_by_id(record.run_id)
+            if found is None or run is None or REQUESTED_AT_TAG not in run.tags:
+                continue
+            scope = found.metadata.get(SCOPE_TAG)
+            asked_at = as_utc(run.tags[REQUESTED_AT_TAG])
+            if (scope is None or scope.value != PARTIAL) and timedelta(0) <= now - asked_at < cooldown:
+                return f"all were trained on {asked_at:%Y-%m-%d}, less than {cooldown.days} days ago"
+        return None
+
+    return reason
 
 
 def drift_sensor(definition: ModelDefinition, job: "UnresolvedAssetJobDefinition") -> dg.SensorDefinition:

@@ -129,7 +129,7 @@ class DriftPolicy:
 class RetrainPolicy:
     """When to train again: by the calendar, and on drift, but not within the cooldown after a training.
 
-    cooldown_days: days after a training in which drift does not ask for another.
+    cooldown_days: days after a training in which drift does not ask for another, nor the calendar after one of all.
     maximum_a_month: how many trainings drift asks for within any 30 days, attempts that failed among them.
     maximum_attempts: how often a training that failed is repeated for the same drift report.
     whole_fleet_share: from this share of the members on for whom a training pays, all are trained, else only these.

@@ -11,6 +11,7 @@ from dagster._core.events import StepMaterializationData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 
 from lakehouse_assets.lake.clock import Clock
+from lakehouse_assets.lifecycle.fleet import SCOPE_TAG
 from lakehouse_assets.lifecycle.names import REQUESTED_AT_TAG, TRIGGER_TAG, Names
 from lakehouse_assets.lifecycle.retraining import RUN_KEY_TAG, begins, retraining_definitions
 from lakehouse_assets_tests.lifecycle.conftest import TOY
@@ -29,13 +30,22 @@ _ORIGIN = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("toys"), "toys").g
 
 
 @cache
-def toy_sensor() -> tuple[dg.SensorDefinition, dg.RepositoryDefinition]:
-    """The toy's sensor, and a repository in which its jobs have assets that do nothing."""
+def _toys() -> dg.Definitions:
+    """The toy's jobs with assets that do nothing."""
     keys = (NAMES.training, NAMES.promotion, NAMES.series, NAMES.series_history)
     assets = [dg.AssetSpec(key) for key in (*keys, NAMES.prediction, NAMES.errors, NAMES.drift)]
     executable = [dg.multi_asset(specs=[spec], name="_".join(spec.key.path))(lambda: None) for spec in assets]
-    definitions = dg.Definitions.merge(dg.Definitions(assets=executable), retraining_definitions(TOY))
-    return definitions.resolve_sensor_def("toy_drift_sensor"), definitions.get_repository_def()
+    return dg.Definitions.merge(dg.Definitions(assets=executable), retraining_definitions(TOY))
+
+
+def toy_sensor() -> tuple[dg.SensorDefinition, dg.RepositoryDefinition]:
+    """The toy's sensor, and a repository with its jobs."""
+    return _toys().resolve_sensor_def("toy_drift_sensor"), _toys().get_repository_def()
+
+
+def toy_schedule() -> tuple[dg.ScheduleDefinition, dg.RepositoryDefinition]:
+    """The toy's monthly training, and a repository with its jobs."""
+    return _toys().resolve_schedule_def(f"{NAMES.retrain_job}_monthly"), _toys().get_repository_def()
 
 
 @dataclass
@@ -54,7 +64,13 @@ class World:
 
     def decide(self, champion: int, run: dg.DagsterRun | None = None) -> None:
         """A run of the gate, or a person, says which version is champion."""
-        said = dg.AssetMaterialization(NAMES.promotion, metadata={"champion_version": champion})
+        self._materialize(dg.AssetMaterialization(NAMES.promotion, metadata={"champion_version": champion}), run)
+
+    def trained(self, run: dg.DagsterRun, scope: str) -> None:
+        """A run has trained all, or some members."""
+        self._materialize(dg.AssetMaterialization(NAMES.training, metadata={SCOPE_TAG: scope}), run)
+
+    def _materialize(self, said: dg.AssetMaterialization, run: dg.DagsterRun | None) -> None:
         if run is None:
             self.instance.report_runless_asset_event(said)
             return
@@ -73,6 +89,21 @@ class World:
         ) as context:
             outcome = sensor.evaluate_tick(context)
         assert outcome.cursor is None
+        self.said = outcome.skip_message
+        requests = list(outcome.run_requests or ())
+        assert len(requests) + bool(self.said) == 1, "one request, or one reason"
+        return requests[0] if requests else None
+
+    def calendar(self, now: datetime) -> dg.RunRequest | None:
+        """Evaluate the monthly schedule."""
+        schedule, repository = toy_schedule()
+        with dg.build_schedule_context(
+            self.instance,
+            repository_def=repository,
+            resources={"clock": Clock(at=now.isoformat())},
+            scheduled_execution_time=now,
+        ) as context:
+            outcome = schedule.evaluate_tick(context)
         self.said = outcome.skip_message
         requests = list(outcome.run_requests or ())
         assert len(requests) + bool(self.said) == 1, "one request, or one reason"

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from lakehouse_assets.lifecycle.fleet import PARTIAL
 from lakehouse_assets.lifecycle.names import REPORT_TAG, REQUESTED_AT_TAG, TRIGGER_TAG
 from lakehouse_assets.lifecycle.retraining import KNOWN_TAG
 from lakehouse_assets_tests.lifecycle.conftest import TOY
@@ -116,6 +118,20 @@ def test_within_the_cooldown_a_new_report_waits_and_is_not_forgotten(world: Worl
     assert keys(world, 9, 10) == [None, "toy:v1:2023-06-12:1"], "who cannot judge does not contradict"
     world.report("2023-06-19", "ok")
     assert keys(world, 10) == [None], "superseded"
+
+
+def test_the_calendar_trains_nobody_anew_who_has_just_been_trained(tmp_path: Path) -> None:
+    world = World(dg.DagsterInstance.local_temp(str(tmp_path)))  # a schedule knows no ephemeral one
+    world.report("2023-06-05")
+    run = world.launch(world.tick(NOW), Status.SUCCESS)
+    assert world.calendar(NOW + 2 * DAY) is not None, "nothing came of it"
+    world.trained(run, PARTIAL)
+    assert world.calendar(NOW + 2 * DAY) is not None, "some members only"
+    world.trained(run, "whole")
+    assert world.calendar(NOW + 2 * DAY) is None
+    assert world.said == "all were trained on 2023-06-05, less than 10 days ago"
+    assert world.calendar(NOW - DAY) is not None, "the clock has been set back"
+    assert world.calendar(NOW + 10 * DAY) is not None
 
 
 def test_drift_asks_for_so_many_trainings_a_month(world: World) -> None:
