@@ -242,4 +242,4 @@ def _earlier(instance: dg.DagsterInstance, names: Names) -> list[Mapping[str, An
     """The findings of the latest reports, the latest first, as the event log has them: pages may be elsewhere."""
     made = [record.asset_materialization for record in instance.fetch_materializations(names.drift, _REPORTS).records]
     told: list[Any] = [one.metadata["findings"].value for one in made if one is not None and "findings" in one.metadata]
-    return [finding for findings in told for finding in findings if "id" in finding]
+    return [finding for findings in told for finding in findings if "report" in finding]

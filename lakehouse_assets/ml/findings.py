@@ -23,7 +23,7 @@ NAMED = 3
 # Said in sentences; all else that a finding holds is shown as it is.
 _SAID = {
     *("id", "kind", "scope", "members", "since", "until", "regret", "expected_gain", "hours", "fault"),
-    *("first_report", "page"),
+    *("report", "first_report"),
 }
 _KINDS = {"drift": "Drift", "regime": "Change of regime", "input": "Changed input", "quality": "Fault of measurement"}
 MOVED = {
@@ -38,9 +38,10 @@ MOVED = {
 
 
 def identified(findings: Sequence[Finding], earlier: Sequence[Finding], report: str) -> list[dict[str, Any]]:
-    """The findings of a report with ``id`` and ``first_report``: those of the earlier ones that they go on from.
+    """The findings of a report with ``report``, ``id`` and ``first_report``, of those of earlier reports that go on.
 
-    earlier: findings of former reports, the latest first, with their ids. One that goes on lends its id once.
+    earlier: identified findings of former reports, the latest first. One goes on in one of the same kind that shares
+    most of its members and did not begin after it was told of.
     """
     places = defaultdict(list)
     for i, one in enumerate(earlier):
@@ -53,7 +54,9 @@ def identified(findings: Sequence[Finding], earlier: Sequence[Finding], report: 
         part = {
             i: count / (len(finding["members"]) + len(earlier[i]["members"]) - count)
             for i, count in common.items()
-            if earlier[i]["id"] not in lent and _sort(earlier[i]) == _sort(finding)
+            if earlier[i]["id"] not in lent
+            and _sort(earlier[i]) == _sort(finding)
+            and (day_of(finding.get("since"), "UTC") or "") <= earlier[i]["report"]
         }
         # Of those that share most, the latest.
         nearest = max(part, key=lambda i: (part[i], -i), default=None)
@@ -62,7 +65,7 @@ def identified(findings: Sequence[Finding], earlier: Sequence[Finding], report: 
         else:
             own = {name: earlier[nearest][name] for name in ("id", "first_report")}
         lent.add(own["id"])
-        out.append({**finding, **own})
+        out.append({**finding, **own, "report": report})
     return out
 
 

@@ -217,6 +217,7 @@ def _regret_by_week(known: pl.DataFrame, mine: pl.DataFrame, members: Sequence[s
     locator = AutoDateLocator()
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    ax.xaxis.get_offset_text().set_fontsize(7)
     ax.set_ylabel("errors above a fresh fit's, %", fontsize=8)
     ax.tick_params(labelsize=7)
     ax.legend(fontsize=7, frameon=False, loc="upper left")

@@ -59,6 +59,9 @@ def test_a_finding_that_goes_on_keeps_its_id_and_one_that_changed_does_not() -> 
     assert first["id"].startswith("drift-2020-03-30-")
     (second,) = identified([{**DRIFT, "since": "2020-03-16T00:00:00+00:00"}], [first], "2020-04-06")
     assert (second["id"], second["first_report"]) == (first["id"], "2020-03-30")
+    later = {**DRIFT, "since": "2020-04-07T00:00:00+00:00"}
+    (anew,) = identified([later], [second], "2020-04-27")
+    assert (anew["id"] != first["id"], anew["first_report"]) == (True, "2020-04-27")
     others = [finding("B"), finding("A", kind="regime"), finding("A", channel="errors"), finding("A", "B", "C")]
     for other in others:
         (new,) = identified([other], [second], "2020-04-13")
