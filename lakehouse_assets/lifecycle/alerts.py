@@ -17,7 +17,7 @@ import dagster as dg
 from lakehouse_assets.lake.clock import Clock
 from lakehouse_assets.lifecycle.delivery import NotDeliveredError, channels, deliver
 from lakehouse_assets.lifecycle.names import ALERT_TAG, ATTEMPT_TAG, CHANNEL_TAG, REQUESTED_AT_TAG, Names
-from lakehouse_assets.lifecycle.outcome import Outcome, outcome_of
+from lakehouse_assets.lifecycle.outcome import FINAL, Outcome, outcome_of
 from lakehouse_assets.lifecycle.reports import Reports, ReportsResource
 from lakehouse_assets.ml import findings as words
 from lakehouse_assets.ml.definition import ModelDefinition
@@ -142,13 +142,12 @@ def outcome_message(
     definition: ModelDefinition, settings: Settings, reports: Reports, report: str, verdict: str, outcome: Outcome
 ) -> Message:
     """What came of a report: a promotion, a challenger that lost, or trainings that failed for good."""
-    ended = {"promoted": "a new champion", "kept": "the champion stays", "failed": "the training failed"}
     return _message(
         definition,
         settings,
         "outcome",
         report,
-        f"{definition.name}: {ended[outcome.state]}, after the report of {report}",
+        f"{definition.name}: {FINAL[outcome.state]}, after the report of {report}",
         lambda _: [outcome.sentence],
         _link(settings, reports, reports.index(definition.name)),
         {"verdict": verdict, "outcome": asdict(outcome)},

@@ -10,12 +10,21 @@ from lakehouse_assets.lifecycle.names import REPORT_TAG, REQUESTED_AT_TAG, Names
 from lakehouse_assets.ml.definition import ModelDefinition
 
 
+FINAL = {
+    "promoted": "a new champion",
+    "promoted_in_part": "a new version for some series",
+    "kept": "the champion stays",
+    "failed": "the training failed",
+}
+"""The states after which nothing more comes of a report, in words."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What was done about a report.
+    """What was done about a report, in a sentence.
 
-    state: ``none`` (no training), ``asked`` (one is under way or will be repeated), ``promoted``, ``kept`` or
-    ``failed`` (none is left to try).
+    state: ``none`` (no training), ``asked`` (one is under way or will be repeated), ``promoted``, ``promoted_in_part``
+    (for some members), ``kept`` or ``failed`` (none is left to try).
     """
 
     state: str
@@ -24,7 +33,7 @@ class Outcome:
     @property
     def is_final(self) -> bool:
         """Whether nothing more will come of the report."""
-        return self.state in ("promoted", "kept", "failed")
+        return self.state in FINAL
 
 
 def outcome_of(instance: dg.DagsterInstance, definition: ModelDefinition, report: str, verdict: str) -> Outcome:
@@ -41,22 +50,35 @@ def outcome_of(instance: dg.DagsterInstance, definition: ModelDefinition, report
             f"{definition.retrain.cooldown_days} days of the last one, nor while another is under way.",
         )
     asked = f"A training was asked for{_on(runs)}"
-    done = next((run for run in runs if run.is_success), None)
-    if done is not None:
-        decided = _decision(instance, names, done.run_id)
-        if decided.get("decision") == "promoted":
-            return Outcome("promoted", f"{asked}: version {decided['version']} was promoted. {decided['reason']}")
-        reason = decided.get("reason", "it ended without a decision")
-        return Outcome("kept", f"{asked}: the champion stays. {reason}")
+    for run in runs:
+        decided = _decision(instance, names, run.run_id)
+        if "decision" in decided:
+            return _decided(asked, decided)
     if any(not run.is_finished for run in runs):
         return Outcome("asked", f"{asked}; it is under way.")
-    failed = f"{asked}; {_times(len(runs))}"
-    if len(runs) >= definition.retrain.maximum_attempts:
-        return Outcome("failed", f"{failed}. Mend the cause, then run job {names.retrain_job}.")
-    return Outcome("asked", f"{failed}, and it will be asked for again.")
+    failed = sum(not run.is_success for run in runs)
+    if failed >= definition.retrain.maximum_attempts:
+        return Outcome("failed", f"{asked}; {_times(failed)}. Mend the cause, then run job {names.retrain_job}.")
+    return Outcome("asked", f"{asked}; {_times(failed)}, and it will be asked for again.")
+
+
+def _decided(asked: str, decided: Mapping[str, Any]) -> Outcome:
+    """What the gate said of the version that was trained."""
+    reason = decided.get("reason", "")
+    if decided["decision"] == "promoted":
+        return Outcome("promoted", f"{asked}: version {decided['version']} was promoted. {reason}")
+    if decided.get("series_moved"):
+        version, moved = decided["version"], decided["series_moved"]
+        said = f"{asked}: version {version} came into force for {moved:,} series. {reason}"
+        return Outcome("promoted_in_part", said)
+    if decided["decision"] == "not_trained":
+        return Outcome("kept", f"{asked}, and nobody was trained: {reason}")
+    return Outcome("kept", f"{asked}: the champion stays. {reason}")
 
 
 def _times(failed: int) -> str:
+    if not failed:
+        return "it gave way to another"
     return "it failed" if failed == 1 else f"it failed {failed} times"
 
 

@@ -14,6 +14,7 @@ from lakehouse_assets.lake.clock import Clock
 from lakehouse_assets.lifecycle import delivery
 from lakehouse_assets.lifecycle.alerts import MAX_ATTEMPTS, REPEAT_WEEKS, alert_definitions
 from lakehouse_assets.lifecycle.names import REPORT_TAG, REQUESTED_AT_TAG, Names
+from lakehouse_assets.lifecycle.outcome import outcome_of
 from lakehouse_assets.lifecycle.reports import Report, Reports, ReportsResource
 from lakehouse_assets.lifecycle.retraining import retraining_definitions
 from lakehouse_assets.ml.findings import identified
@@ -100,14 +101,20 @@ class World:
     def later(self, by: timedelta) -> None:
         self.now += by
 
-    def train(self, report: str, decision: str | None, reason: str = "gain of 9 %, p = 0.01") -> None:
+    def train(self, report: str, decision: str | None, reason: str = "gain of 9 %, p = 0.01", moved: int = 0) -> None:
         """A training for a report that decides so; None: that fails."""
         tags = {REPORT_TAG: report, REQUESTED_AT_TAG: self.now.isoformat()}
 
         @dg.asset(key=NAMES.promotion)
         def decide() -> dg.MaterializeResult:
             return dg.MaterializeResult(
-                metadata={"decision": str(decision), "reason": reason, "version": 2, "champion_version": 2}
+                metadata={
+                    "decision": str(decision),
+                    "reason": reason,
+                    "version": 2,
+                    "champion_version": 2,
+                    "series_moved": moved,
+                }
             )
 
         if decision is None:
@@ -268,6 +275,25 @@ def test_the_outcome_of_a_training_is_told_once(world: World, monkeypatch: pytes
     assert hook.taken[1]["text"].startswith("toy: the champion stays, after the report of 2023-06-05\n")
     assert "no better than the champion" in hook.taken[1]["text"]
     assert hook.taken[2]["outcome"]["state"] == "promoted"
+
+
+@pytest.mark.parametrize(
+    ("decision", "moved", "state", "said"),
+    [
+        ("promoted", 3, "promoted", "version 2 was promoted. because"),
+        ("promoted_in_part", 3, "promoted_in_part", "version 2 came into force for 3 series. because"),
+        ("kept", 0, "kept", "the champion stays. because"),
+        ("not_trained", 0, "kept", "nobody was trained: because"),
+    ],
+)
+def test_a_decision_in_words(world: World, decision: str, moved: int, state: str, said: str) -> None:
+    world.report("2023-06-05", finding("A"))
+    assert outcome_of(world.instance, TOY, "2023-06-05", "drift").state == "none"
+    world.train("2023-06-05", decision, "because", moved)
+    outcome = outcome_of(world.instance, TOY, "2023-06-05", "drift")
+    assert (outcome.state, outcome.is_final) == (state, True)
+    assert said in outcome.sentence
+    assert "asked for on 2023-06-05" in outcome.sentence
 
 
 def test_trainings_that_failed_for_good_are_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
