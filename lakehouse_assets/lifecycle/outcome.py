@@ -9,7 +9,6 @@ import dagster as dg
 from lakehouse_assets.lifecycle.names import REPORT_TAG, REQUESTED_AT_TAG, Names
 from lakehouse_assets.ml.definition import ModelDefinition
 
-
 FINAL = {
     "promoted": "a new champion",
     "promoted_in_part": "a new version for some series",
