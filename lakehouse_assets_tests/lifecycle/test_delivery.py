@@ -73,8 +73,9 @@ def test_a_webhook_that_does_not_take_it_is_told_of_without_its_address(
 def test_nobody_there() -> None:
     with webhook() as hook:
         pass
-    with pytest.raises(NotDeliveredError, match="no connection"):
+    with pytest.raises(NotDeliveredError, match="no connection") as raised:
         deliver("webhook", hooked(hook.address), **MESSAGE)
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
     with pytest.raises(NotDeliveredError, match="email: ConnectionRefusedError"):
         deliver("email", mailed(hook.server.server_port), **MESSAGE)
 
