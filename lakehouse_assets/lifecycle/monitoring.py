@@ -190,7 +190,9 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
         shown: dict[str, Any] = {
             "dagster/row_count": table.row_count(),
             "months": dg.MetadataValue.json(sorted(set(months))),
-            **publish(context, reports.reports(), definition, report, champion, verdict, moved, history),
+            **publish(
+                context, reports.reports(), definition, report, champion, verdict, moved, history, features.scan()
+            ),
             **picture_metadata(pictures),
         }
         return _report(report, champion, verdict, moved, shown, table.version())

@@ -195,7 +195,7 @@ class ReportsResource(dg.ConfigurableResource):
         return Reports(Path(self.folder))
 
 
-_REPORTS, _DRAWN = 8, 40
+_REPORTS, _DRAWN = 8, 20
 """So many earlier reports a finding may go on from, and the largest of so many findings get pictures."""
 
 
@@ -208,10 +208,12 @@ def publish(
     verdict: DriftVerdict,
     moved: pl.DataFrame,
     history: pl.DataFrame,
+    features: pl.LazyFrame,
 ) -> dict[str, dg.MetadataValue]:
     """Write the pages of a report, if it found anything; metadata: its findings with their ids, and the pages' index.
 
-    A folder that cannot be written costs the pages, not the verdict. history: of the weekly losses.
+    A folder that cannot be written costs the pages, not the verdict. history: weekly losses, of whose features rows are
+    drawn too.
     """
     found = words.identified(verdict.findings, _earlier(context.instance, Names(definition.name)), name)
     if not found:
@@ -226,7 +228,7 @@ def publish(
         done=NOTHING_YET,
         zone=definition.schedules.time_zone,
     )
-    drawn = {one["id"]: definition.kind.finding_pictures(history, one) for one in found[:_DRAWN]}
+    drawn = {one["id"]: definition.kind.finding_pictures(history, features, one) for one in found[:_DRAWN]}
     shown: dict[str, dg.MetadataValue] = {"findings": dg.MetadataValue.json(found)}
     try:
         reports.write(report, drawn)

@@ -493,8 +493,10 @@ class Kind(Protocol):
         """PNG pictures of the weekly verdicts by name; history: rows of the drift table, of all versions."""
         ...
 
-    def finding_pictures(self, history: pl.DataFrame, finding: Mapping[str, Any]) -> dict[str, bytes]:
-        """PNG pictures of one finding by name, from the weekly losses."""
+    def finding_pictures(
+        self, history: pl.DataFrame, features: pl.LazyFrame, finding: Mapping[str, Any]
+    ) -> dict[str, bytes]:
+        """PNG pictures of one finding by name, from the weekly losses and rows of the feature table."""
         ...
 
 

@@ -1,5 +1,6 @@
 """Pictures of drift: regret by series and week, the day of the worst series before and after, the alarm budget used."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from lakehouse_assets.ml.definition import DriftPolicy
-from lakehouse_assets.ml.pictures import ACCENT, INK, PALE, _figure, _png
+from lakehouse_assets.ml.pictures import ACCENT, INK, PALE, _figure, _png, _text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +36,7 @@ def drift_pictures(history: pl.DataFrame, features: pl.LazyFrame, target: str, p
     order = _worst_first(shown, policy.weeks)
     drawn = {"regret": _heat_map(shown, order), "alarms": _alarms(shown, policy)}
     last = shown.filter(pl.col("week") == latest, pl.col("series_id").is_in(order[:_WORST]))
-    day = _day(last, order[:_WORST], features, target)
+    day = day_picture(last, order[:_WORST], features, target)
     return drawn | ({"day": day} if day else {})
 
 
@@ -118,10 +119,18 @@ def _alarms(history: pl.DataFrame, policy: DriftPolicy) -> bytes:
     return _png(figure)
 
 
-def _day(last: pl.DataFrame, worst: list[str], features: pl.LazyFrame, target: str) -> bytes | None:
+def day_picture(
+    last: pl.DataFrame,
+    worst: Sequence[str],
+    features: pl.LazyFrame,
+    target: str,
+    *,
+    width: float = 2.9,
+    dpi: int = 80,
+) -> bytes | None:
     """The mean day of the worst series at the same season before and now; below, who errs by how much in which hour.
 
-    last: their rows of the latest week.
+    last: their rows of the latest week. width: of one of them, in inches.
     """
     end = last["week"].max()
     if end is None:
@@ -138,9 +147,9 @@ def _day(last: pl.DataFrame, worst: list[str], features: pl.LazyFrame, target: s
         .select("series_id", "issued_at", hour=hour, value=pl.col(target))
         .collect(engine="streaming")
     )
-    width = 2.9 * len(worst) + 0.6
-    figure, axes = _figure(width, 4.2, 2, len(worst))
-    _margins(figure, left=0.75 / width, right=1 - 0.1 / width, bottom=0.1, top=0.94, wspace=0.2, hspace=0.16)
+    total = width * len(worst) + 0.6
+    figure, axes = _figure(total, 4.2, 2, len(worst))
+    _margins(figure, left=0.75 / total, right=1 - 0.1 / total, bottom=0.1, top=0.94, wspace=0.2, hspace=0.16)
     for column, series in enumerate(worst):
         load, error = axes[column], axes[len(worst) + column]
         mine = rows.filter(series_id=series)
@@ -170,7 +179,7 @@ def _day(last: pl.DataFrame, worst: list[str], features: pl.LazyFrame, target: s
             ax.tick_params(labelsize=6)
     axes[0].set_ylabel("mean day", fontsize=7)
     axes[len(worst)].set_ylabel("mean absolute error,\nlatest week", fontsize=7)
-    return _png(figure)
+    return _png(figure, dpi)
 
 
 def _margins(figure: "Figure", **margins: float) -> None:
@@ -186,8 +195,3 @@ def _share(used: float, allowed: float) -> str:
 def _week_ticks(ax: Any, weeks: list[Any]) -> None:
     shown = np.unique(np.linspace(0, len(weeks) - 1, min(len(weeks), 8)).astype(int))
     ax.set_xticks(shown, [f"{weeks[i]:%Y-%m-%d}" for i in shown], rotation=45, ha="right", fontsize=7)
-
-
-def _text(name: str) -> str:
-    """A name as text: matplotlib takes what stands between dollars for a formula."""
-    return name.replace("$", r"\$")

@@ -491,15 +491,17 @@ class Forecast:
 
         return drift_pictures(history, features, self.target, policy)
 
-    def finding_pictures(self, history: pl.DataFrame, finding: Mapping[str, Any]) -> dict[str, bytes]:
-        """The regret by week of a finding's members against the fleet, and their errors before and after: PNG."""
-        from lakehouse_assets.ml import pictures
+    def finding_pictures(
+        self, history: pl.DataFrame, features: pl.LazyFrame, finding: Mapping[str, Any]
+    ) -> dict[str, bytes]:
+        """A finding's weeks against the fleet's, its errors before and after, its day before and now: PNG by name."""
+        from lakehouse_assets.ml.finding_pictures import finding_pictures
 
         since = finding.get("since")
         at = datetime.fromisoformat(since) if since else None
         if at is not None and at.tzinfo is None:  # on a local clock: hours do not matter in a picture of weeks
             at = at.replace(tzinfo=UTC)
-        return pictures.finding_pictures(history, finding["members"], at)
+        return finding_pictures(history, finding["members"], at, features, self.target)
 
 
 def _beside(task: tuple[Shard, int, DriftPolicy, bool, bool]) -> tuple[pl.DataFrame, pl.DataFrame]:

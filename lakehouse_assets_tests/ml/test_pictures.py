@@ -6,7 +6,7 @@ import polars as pl
 from lakehouse_assets.ml.definition import BacktestResult
 from lakehouse_assets.ml.intervals import COLUMNS, LEVELS, scored
 from lakehouse_assets.ml.metrics import forecast_metrics
-from lakehouse_assets.ml.pictures import backtest_pictures, error_pictures, finding_pictures
+from lakehouse_assets.ml.pictures import backtest_pictures, error_pictures
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -34,21 +34,6 @@ def test_a_backtest_is_drawn() -> None:
     pictures = backtest_pictures(BacktestResult("ridge", "relative_mae", metrics, pl.DataFrame(), losses.lazy(), {}))
     assert set(pictures) == {"leaderboard", "forecast", "hours", "series"}
     assert all(is_png(picture) for picture in pictures.values())
-
-
-def test_a_finding_is_drawn_against_the_fleet_whatever_its_members_are_called() -> None:
-    weeks = [START + timedelta(weeks=i) for i in range(8)]
-    ids = ["$a_$^{", "b<script>", *(f"S{i}" for i in range(10))]
-    rows = [(one, week, 1.0 + 0.02 * i, 1.0) for i, one in enumerate(ids) for week in weeks]
-    schema = ["series_id", "week", "champion_loss", "fresh_loss"]
-    history = pl.DataFrame(rows, schema=schema, orient="row")
-    for members in (ids[:1], ids):
-        drawn = finding_pictures(history, members, weeks[4])
-        assert set(drawn) == {"week_by_week", "before_and_after"}
-        assert all(is_png(picture) for picture in drawn.values())
-    assert set(finding_pictures(history, ids[:1], weeks[0])) == {"week_by_week"}, "there is no before"
-    assert set(finding_pictures(history, ids[:1], None)) == {"week_by_week"}
-    assert finding_pictures(history, ["unknown"], weeks[4]) == {}
 
 
 def test_intervals_are_drawn_where_there_are_any() -> None:
