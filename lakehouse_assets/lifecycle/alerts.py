@@ -71,8 +71,9 @@ class Told:
     def follow(self, report: str, verdict: str, outcomes: Mapping[str, Outcome]) -> list[str]:
         """Await the outcome of the latest report too; the awaited reports whose outcome has come, awaited no more."""
         if report != self.seen:
-            # A newer report speaks for those that no training was asked for.
-            self.awaited = {one: said for one, said in self.awaited.items() if outcomes[one].state != "none"}
+            # Whatever else is asked for, the newer report asks for.
+            going_on = {one for one, outcome in outcomes.items() if outcome.state == "under_way" or outcome.is_final}
+            self.awaited = {one: said for one, said in self.awaited.items() if one in going_on}
             if not outcomes[report].is_final:
                 self.awaited[report] = verdict
             self.seen = report
@@ -288,7 +289,8 @@ def alert_sensor(definition: ModelDefinition, job: dg.JobDefinition) -> dg.Senso
         report, verdict = str(about["report"]), str(about["verdict"])
         told = Told.from_cursor(context.cursor)
         followed = {**told.awaited, report: verdict}
-        outcomes = {one: outcome_of(instance, definition, one, said) for one, said in followed.items()}
+        now = clock.now()
+        outcomes = {one: outcome_of(instance, definition, one, now) for one in followed}
         for one, outcome in outcomes.items():
             try:
                 pages.tell(definition.name, one, outcome.sentence)
@@ -304,10 +306,10 @@ def alert_sensor(definition: ModelDefinition, job: dg.JobDefinition) -> dg.Senso
         if news:
             messages.insert(0, findings_message(definition, settings, pages, about, news, outcomes[report]))
             told.tell(news, report)
-        requests, waiting = _again(instance, names, open_channels, clock.now())
+        requests, waiting = _again(instance, names, open_channels, now)
         for message in messages:
             if not instance.get_runs(dg.RunsFilter(job_name=job.name, tags={ALERT_TAG: message.key}), limit=1):
-                requests += [_request(names, message, channel, clock.now()) for channel in open_channels]
+                requests += [_request(names, message, channel, now) for channel in open_channels]
         if requests:
             return dg.SensorResult(run_requests=requests, cursor=told.to_cursor())
         return dg.SensorResult(skip_reason=waiting or f"all is told about report {report}", cursor=told.to_cursor())

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
 
 from lakehouse_assets.lifecycle.names import REPORT_TAG, REQUESTED_AT_TAG, Names
+from lakehouse_assets.lifecycle.retraining import consider
 from lakehouse_assets.ml.definition import ModelDefinition
 
 FINAL = {
@@ -22,8 +24,8 @@ FINAL = {
 class Outcome:
     """What was done about a report, in a sentence.
 
-    state: ``none`` (no training), ``asked`` (one is under way or will be repeated), ``promoted``, ``promoted_in_part``
-    (for some members), ``kept`` or ``failed`` (none is left to try).
+    state: ``none`` (no training), ``under_way``, ``to_repeat`` (one failed), ``promoted``, ``promoted_in_part`` (for
+    some members), ``kept`` or ``failed`` (none is left to try).
     """
 
     state: str
@@ -35,30 +37,24 @@ class Outcome:
         return self.state in FINAL
 
 
-def outcome_of(instance: dg.DagsterInstance, definition: ModelDefinition, report: str, verdict: str) -> Outcome:
-    """What has been done about a report so far."""
+def outcome_of(instance: dg.DagsterInstance, definition: ModelDefinition, report: str, now: datetime) -> Outcome:
+    """What has been done about a report so far; of the latest, why nothing."""
     names = Names(definition.name)
     runs = instance.get_runs(dg.RunsFilter(job_name=names.retrain_job, tags={REPORT_TAG: report}))
     if not runs:
-        if verdict != "drift":
-            said = verdict.replace("_", " ")
-            return Outcome("none", f"No training is asked for: the verdict on the fleet is {said}.")
-        return Outcome(
-            "none",
-            "No training has been asked for yet: none is within "
-            f"{definition.retrain.cooldown_days} days of the last one, nor while another is under way.",
-        )
+        why = consider(instance, definition, now).refusal
+        return Outcome("none", f"No training has been asked for: {why}." if why else "A training will be asked for.")
     asked = f"A training was asked for{_on(runs)}"
     for run in runs:
         decided = _decision(instance, names, run.run_id)
         if "decision" in decided:
             return _decided(asked, decided)
     if any(not run.is_finished for run in runs):
-        return Outcome("asked", f"{asked}; it is under way.")
+        return Outcome("under_way", f"{asked}; it is under way.")
     failed = sum(not run.is_success for run in runs)
     if failed >= definition.retrain.maximum_attempts:
         return Outcome("failed", f"{asked}; {_times(failed)}. Mend the cause, then run job {names.retrain_job}.")
-    return Outcome("asked", f"{asked}; {_times(failed)}, and it will be asked for again.")
+    return Outcome("to_repeat", f"{asked}; {_times(failed)}, and it will be asked for again.")
 
 
 def _decided(asked: str, decided: Mapping[str, Any]) -> Outcome:

@@ -9,6 +9,7 @@ it is about to train, to any that was launched since (:func:`begins`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,7 @@ def _just_trained(definition: ModelDefinition) -> Callable[[dg.DagsterInstance, 
 
 def drift_sensor(definition: ModelDefinition, job: "UnresolvedAssetJobDefinition") -> dg.SensorDefinition:
     """The sensor that asks for a training when a report says that the champion in force has drifted."""
-    names, policy = Names(definition.name), definition.retrain
+    policy = definition.retrain
 
     @dg.sensor(
         job=job,
@@ -142,13 +143,10 @@ def drift_sensor(definition: ModelDefinition, job: "UnresolvedAssetJobDefinition
     )
     def sensor(context: dg.SensorEvaluationContext, clock: Clock) -> dg.RunRequest | dg.SkipReason:
         now = clock.now()
-        records = context.instance.get_run_records(dg.RunsFilter(job_name=job.name), limit=_RUNS)
-        decisions = context.instance.fetch_materializations(names.promotion, limit=_DECISIONS).records
-        trainings = _trainings(context.instance, records, {decision.run_id for decision in decisions}, now)
-        report = _report(context.instance, names, _champion(decisions), definition.drift)
-        reason = report if isinstance(report, str) else refusal(report, trainings, policy, now)
-        if isinstance(report, str) or reason is not None:
-            return dg.SkipReason(reason)
+        found = consider(context.instance, definition, now)
+        report, records = found.report, found.records
+        if report is None or found.refusal is not None:
+            return dg.SkipReason(found.refusal)
         key = f"{definition.name}:{report.finding}"
         keys = [record.dagster_run.tags.get(RUN_KEY_TAG, "").rpartition(":") for record in records]
         attempt = 1 + max((int(number) for start, _, number in keys if start == key), default=0)
@@ -163,6 +161,27 @@ def drift_sensor(definition: ModelDefinition, job: "UnresolvedAssetJobDefinition
         )
 
     return sensor
+
+
+@dataclass(frozen=True)
+class Considered:
+    """What there is to ask for: the report that would, the trainings' runs, and why none is asked for, if so."""
+
+    report: Report | None
+    records: Sequence[dg.RunRecord]
+    refusal: str | None
+
+
+def consider(instance: dg.DagsterInstance, definition: ModelDefinition, now: datetime) -> Considered:
+    """Whether drift asks for a training now, from the event log."""
+    names = Names(definition.name)
+    records = instance.get_run_records(dg.RunsFilter(job_name=names.retrain_job), limit=_RUNS)
+    decisions = instance.fetch_materializations(names.promotion, limit=_DECISIONS).records
+    trainings = _trainings(instance, records, {decision.run_id for decision in decisions}, now)
+    report = _report(instance, names, _champion(decisions), definition.drift)
+    if isinstance(report, str):
+        return Considered(None, records, report)
+    return Considered(report, records, refusal(report, trainings, definition.retrain, now))
 
 
 def begins(instance: dg.DagsterInstance, names: Names, run: dg.DagsterRun) -> bool:

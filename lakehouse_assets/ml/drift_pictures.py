@@ -147,11 +147,20 @@ def day_picture(
         .select("series_id", "issued_at", hour=hour, value=pl.col(target))
         .collect(engine="streaming")
     )
-    total = width * len(worst) + 0.6
-    figure, axes = _figure(total, 4.2, 2, len(worst))
-    _margins(figure, left=0.75 / total, right=1 - 0.1 / total, bottom=0.1, top=0.94, wspace=0.2, hspace=0.16)
+    by_hour = {
+        (row["series_id"], name): row[name]
+        for row in last.filter(pl.col("series_id").is_in(worst)).iter_rows(named=True)
+        for name in ("champion_by_hour", "fresh_by_hour")
+        if row.get(name)
+    }
+    # Verdicts of an earlier release do not tell the hours.
+    lines = 2 if by_hour else 1
+    total, height = width * len(worst) + 0.6, 0.4 + 1.9 * lines
+    figure, axes = _figure(total, height, lines, len(worst))
+    below, above = 0.42 / height, 1 - 0.25 / height
+    _margins(figure, left=0.75 / total, right=1 - 0.1 / total, bottom=below, top=above, wspace=0.2, hspace=0.16)
     for column, series in enumerate(worst):
-        load, error = axes[column], axes[len(worst) + column]
+        load = axes[column]
         mine = rows.filter(series_id=series)
         reference = mine.filter(issued >= season[0], issued < season[1])
         name = "a year before"
@@ -165,20 +174,22 @@ def day_picture(
             load.plot(day["hour"], day["value"], color=color, label=label)
         load.set_title(_text(series), fontsize=9, loc="left")
         load.legend(fontsize=6, frameon=False)
-        found = last.filter(series_id=series)
+        load.set_xticks(range(0, 25, 6))
+        load.tick_params(labelsize=6)
+    axes[0].set_ylabel("mean day", fontsize=7)
+    for series, error in zip(worst, axes[len(worst) :], strict=False):
         for name, color, label in (("champion_by_hour", ACCENT, "champion"), ("fresh_by_hour", PALE, "fresh fit")):
-            values = found[name].to_list() if name in found.columns else []
-            if values and values[0] is not None:
-                error.plot(range(len(values[0])), values[0], color=color, label=label, drawstyle="steps-mid")
+            values = by_hour.get((series, name), [])
+            if values:
+                error.plot(range(len(values)), values, color=color, label=label, drawstyle="steps-mid")
         error.set_ylim(bottom=0)
         error.set_xlabel("hour of the day", fontsize=7)
         if error.lines:
             error.legend(fontsize=6, frameon=False)
-        for ax in (load, error):
-            ax.set_xticks(range(0, 25, 6))
-            ax.tick_params(labelsize=6)
-    axes[0].set_ylabel("mean day", fontsize=7)
-    axes[len(worst)].set_ylabel("mean absolute error,\nlatest week", fontsize=7)
+        error.set_xticks(range(0, 25, 6))
+        error.tick_params(labelsize=6)
+    if by_hour:
+        axes[len(worst)].set_ylabel("mean absolute error,\nlatest week", fontsize=7)
     return _png(figure, dpi)
 
 

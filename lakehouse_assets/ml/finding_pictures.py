@@ -16,7 +16,7 @@ _DPI = 120
 def finding_pictures(
     history: pl.DataFrame, members: Sequence[str], since: datetime | None, features: pl.LazyFrame, target: str
 ) -> dict[str, bytes]:
-    """week_by_week: regret against the fleet; before_and_after: errors; day: its shape before and now. PNG by name.
+    """week_by_week: regret against the fleet; before_and_after: errors; shape_of_the_day: before and now. PNG by name.
 
     history: rows of weekly losses. Weeks from ``since`` on count as after; without one there is no before_and_after.
     features: the feature table, of which the first members' rows are read.
@@ -33,7 +33,7 @@ def finding_pictures(
     shown = members[:DAYS]
     latest = history.filter(pl.col("week") == pl.col("week").max())
     day = day_picture(latest, shown, features, target, width=6.4 / len(shown), dpi=_DPI)
-    return pictures | ({"day": day} if day else {})
+    return pictures | ({"shape_of_the_day": day} if day else {})
 
 
 def _regret_by_week(known: pl.DataFrame, mine: pl.DataFrame, members: Sequence[str], since: datetime | None) -> bytes:

@@ -1,7 +1,6 @@
 """Alerts: one message a report, told once, sent again when it was not taken, and in nobody's way."""
 
 import json
-import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -118,9 +117,7 @@ class World:
             )
 
         if decision is None:
-            failed = dg.DagsterRunStatus.FAILURE
-            run = dg.DagsterRun(job_name=NAMES.retrain_job, run_id=str(uuid.uuid4()), status=failed, tags=tags)
-            self.instance.add_run(run)
+            self.start(report, dg.DagsterRunStatus.FAILURE)
             return
         definitions = dg.Definitions([decide], jobs=[dg.define_asset_job(NAMES.retrain_job, [decide])])
         job = definitions.resolve_job_def(NAMES.retrain_job)
@@ -152,7 +149,7 @@ def test_without_a_channel_nothing_is_sent_but_pages_are_kept(world: World) -> N
     assert world.tick() == []
     (one,) = world.report("2023-06-05", finding("A"))
     assert world.tick() == []
-    assert "No training has been asked for yet" in world.pages.page("toy", "2023-06-05", one["id"]).read_text()
+    assert "A training will be asked for." in world.pages.page("toy", "2023-06-05", one["id"]).read_text()
     world.train("2023-06-05", "promoted")
     assert world.tick() == []
     assert "version 2 was promoted. gain of 9 %" in world.pages.page("toy", "2023-06-05", one["id"]).read_text()
@@ -258,6 +255,7 @@ def test_the_outcome_of_a_training_is_told_once(world: World, monkeypatch: pytes
         world.tick()
         world.train("2023-06-05", None)
         assert world.tick() == [], "it will be repeated"
+        world.start("2023-06-05")
         # the next report comes before it is decided: both are told of
         world.report("2023-06-12", finding("A"))
         assert world.tick() == []
@@ -288,9 +286,9 @@ def test_the_outcome_of_a_training_is_told_once(world: World, monkeypatch: pytes
 )
 def test_a_decision_in_words(world: World, decision: str, moved: int, state: str, said: str) -> None:
     world.report("2023-06-05", finding("A"))
-    assert outcome_of(world.instance, TOY, "2023-06-05", "drift").state == "none"
+    assert outcome_of(world.instance, TOY, "2023-06-05", NOW).state == "none"
     world.train("2023-06-05", decision, "because", moved)
-    outcome = outcome_of(world.instance, TOY, "2023-06-05", "drift")
+    outcome = outcome_of(world.instance, TOY, "2023-06-05", NOW)
     assert (outcome.state, outcome.is_final) == (state, True)
     assert said in outcome.sentence
     assert "asked for on 2023-06-05" in outcome.sentence

@@ -22,11 +22,11 @@ def test_a_finding_is_drawn_against_the_fleet_whatever_its_members_are_called() 
     )
     for members in (ids[:1], ids):
         drawn = finding_pictures(history, members, WEEKS[4], features.lazy(), "value")
-        assert set(drawn) == {"week_by_week", "before_and_after", "day"}
+        assert set(drawn) == {"week_by_week", "before_and_after", "shape_of_the_day"}
         assert all(is_png(picture) for picture in drawn.values())
     for since in (WEEKS[0], None):
         drawn = finding_pictures(history, ids[:1], since, features.lazy(), "value")
-        assert set(drawn) == {"week_by_week", "day"}, "there is no before"
+        assert set(drawn) == {"week_by_week", "shape_of_the_day"}, "there is no before"
     unjudged = finding_pictures(history, ["unknown"], WEEKS[4], features.lazy(), "value")
-    assert set(unjudged) == {"day"}
+    assert set(unjudged) == {"shape_of_the_day"}
     assert finding_pictures(history.clear(), ["unknown"], None, features.lazy(), "value") == {}
