@@ -100,6 +100,11 @@ class World:
     def later(self, by: timedelta) -> None:
         self.now += by
 
+    def start(self, report: str, status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED) -> None:
+        tags = {REPORT_TAG: report, REQUESTED_AT_TAG: self.now.isoformat()}
+        run = dg.DagsterRun(job_name=NAMES.retrain_job, run_id=str(uuid.uuid4()), status=status, tags=tags)
+        self.instance.add_run(run)
+
     def train(self, report: str, decision: str | None, reason: str = "gain of 9 %, p = 0.01", moved: int = 0) -> None:
         """A training for a report that decides so; None: that fails."""
         tags = {REPORT_TAG: report, REQUESTED_AT_TAG: self.now.isoformat()}
