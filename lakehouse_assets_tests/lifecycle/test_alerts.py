@@ -1,6 +1,7 @@
 """Alerts: one message a report, told once, sent again when it was not taken, and in nobody's way."""
 
 import json
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
