@@ -23,7 +23,7 @@ NAMED = 3
 # Said in sentences; all else that a finding holds is shown as it is.
 _SAID = {
     *("id", "kind", "scope", "members", "since", "until", "regret", "expected_gain", "hours", "fault"),
-    *("report", "first_report"),
+    *("report", "first_report", "channel", "what", "says", "bias", "error_change", "input"),
 }
 _KINDS = {"drift": "Drift", "regime": "Change of regime", "input": "Changed input", "quality": "Fault of measurement"}
 MOVED = {
@@ -71,7 +71,7 @@ def identified(findings: Sequence[Finding], earlier: Sequence[Finding], report: 
 
 def _sort(finding: Finding) -> tuple[Any, ...]:
     """What findings have in common that can be the same."""
-    return tuple(finding.get(name) for name in ("kind", "channel", "fault"))
+    return tuple(finding.get(name) for name in ("kind", "channel", "fault", "what"))
 
 
 def _name(finding: Finding, report: str) -> str:
@@ -97,9 +97,23 @@ def headline(finding: Finding, zone: str = "UTC", quote: Quote = str) -> str:
     since = day_of(finding.get("since"), zone)
     if since:
         line += f" since {since}"
-    if _number(finding.get("regret")) is not None:
-        line += f": errors {percent(finding['regret'])} above a fresh fit's"
-    return line
+    size = _size(finding)
+    return f"{line}: {size}" if size else line
+
+
+def _size(finding: Finding) -> str | None:
+    """How large, in a few words, by what the channel that found it measures."""
+    if finding.get("says"):
+        return str(finding["says"])
+    said = []
+    for name, words in (("regret", "above a fresh fit's"), ("error_change", "above those of its own history")):
+        if _number(finding.get(name)) is not None:
+            said.append(f"errors {percent(finding[name])} {words}")
+    if _number(finding.get("bias")) is not None:
+        said.append(f"a bias of {percent(finding['bias'])} of the load")
+    if finding.get("input"):
+        said.append(_words(finding["input"]))
+    return ", ".join(said) or None
 
 
 def sentences(finding: Finding, zone: str = "UTC") -> list[str]:
@@ -109,8 +123,11 @@ def sentences(finding: Finding, zone: str = "UTC") -> list[str]:
     out = []
     if kind == "drift":
         size = percent(finding.get("regret"))
-        worse = f"are {size} larger than" if size else "exceed"
-        out.append(f"For {who} the champion's errors {worse} those of a fresh fit of its own recipe.")
+        if finding.get("channel") == "error":
+            out.append(f"For {who} the champion errs otherwise than its own history in comparable weeks lets expect.")
+        else:
+            worse = f"are {size} larger than" if size else "exceed"
+            out.append(f"For {who} the champion's errors {worse} those of a fresh fit of its own recipe.")
     elif kind == "regime":
         left = "has left what its" if one else "have left what their"
         out.append(f"{who} {left} season lets expect, in level or in shape. Errors need not suffer.")
@@ -145,6 +162,7 @@ def facts(finding: Finding, zone: str = "UTC") -> dict[str, str]:
     """The same as short entries, by name."""
     hours = finding.get("hours")
     shown = {
+        "size": _size(finding) if finding.get("regret") is None else None,
         "since": day_of(finding.get("since"), zone),
         "until": day_of(finding.get("until"), zone),
         "errors above a fresh fit's": percent(finding.get("regret")),
@@ -157,7 +175,11 @@ def facts(finding: Finding, zone: str = "UTC") -> dict[str, str]:
 
 def further(finding: Finding) -> dict[str, str]:
     """What a finding holds besides, as it is."""
-    return {_words(name): _plain(value) for name, value in finding.items() if name not in _SAID and value is not None}
+    return {
+        _words(name): _plain(value)
+        for name, value in finding.items()
+        if name not in _SAID and value not in (None, "", [])
+    }
 
 
 def named(members: Sequence[str], quote: Quote = str) -> str:

@@ -48,6 +48,19 @@ def test_other_kinds_are_told_with_what_is_known_of_them() -> None:
     assert further(unknown) == {"level change": "0.25", "columns": "x, y"}
 
 
+def test_each_channel_says_how_large_in_its_own_measure() -> None:
+    error = finding("A", channel="error", bias=-0.031, error_change=0.21, expected_gain=None)
+    assert headline(error).endswith(": errors 21 % above those of its own history, a bias of -3.1 % of the load")
+    assert "fresh fit" not in " ".join([headline(error), *sentences(error)])
+    regime = finding("A", kind="regime", what="level", says="level up by 12%", change=0.12)
+    assert headline(regime) == "Change of regime in A: level up by 12%"
+    assert facts(regime)["size"] == "level up by 12%"
+    assert headline(finding("A", kind="input", input="air_temperature")).endswith(": air temperature")
+    level, shape = identified([regime, {**regime, "what": "shape"}], [], "2020-03-30")
+    assert level["id"] != shape["id"]
+    assert further({**regime, "moved": [], "slice": None}) == {"change": "0.12"}
+
+
 def test_a_fleet_that_drifts_together_is_told_so() -> None:
     many = {**finding(*(f"S{i}" for i in range(1200))), "scope": "fleet"}
     assert "It began in 1,200 series within a week of each other" in " ".join(sentences(many))
