@@ -99,7 +99,7 @@ def test_whatever_series_are_called_a_page_has_the_same_tags(ids: list[str], wor
     outlines = [
         Outline(page(replace(known, moved=rows, done=done), known.findings[0], {}, {}))
         for known, rows, done in (
-            (report("2020-03-30", ids, note=word), moved, word),
+            (report("2020-03-30", ids, note=f"x{word}"), moved, word),
             (report("2020-03-30", [f"S{i}" for i in range(len(ids))], note="x"), plain, "x"),
         )
     ]
