@@ -188,16 +188,16 @@ def begins(instance: dg.DagsterInstance, names: Names, run: dg.DagsterRun) -> bo
     """Whether a run may train now that it is about to; told by a tag of the run.
 
     It gives way if drift asked for it, and another training was launched that the request did not know: one that was
-    created before it, or one that has begun. Of two, one at least begins: the one that was created first gives way only
-    to one that has begun. To be called while the run holds the model's pool, so that two do not ask at the same time.
+    created before it, or one that has begun or ended. Of two, one has its turn: the one that was created first does not
+    give way to one that still waits. To be called while the run holds the model's pool, so that two do not ask at once.
     """
     rival = None
     if KNOWN_TAG in run.tags and run.parent_run_id is None:  # one that a person repeats trains
         records = instance.get_run_records(dg.RunsFilter(job_name=names.retrain_job), limit=_RUNS)
         number = next(record.storage_id for record in records if record.dagster_run.run_id == run.run_id)
         unknown = [r for r in records if r.storage_id > int(run.tags[KNOWN_TAG]) and r.storage_id != number]
-        rivals = [r for r in unknown if r.storage_id < number or TRAINING_TAG in r.dagster_run.tags]
-        rival = next((run for run in (r.dagster_run for r in rivals) if _launched(run) and not _gave_way(run)), None)
+        earlier = [r.dagster_run for r in unknown if r.storage_id < number or _had_its_turn(r.dagster_run)]
+        rival = next((other for other in earlier if _launched(other) and not _gave_way(other)), None)
     instance.add_run_tags(run.run_id, {TRAINING_TAG: f"{_GAVE_WAY}{rival.run_id}" if rival else "began"})
     return rival is None
 
@@ -229,6 +229,11 @@ def _trainings(
 def _launched(run: dg.DagsterRun) -> bool:
     """Whether a run was handed to the queue: one that was only created may have lost the daemon that created it."""
     return run.status != dg.DagsterRunStatus.NOT_STARTED
+
+
+def _had_its_turn(run: dg.DagsterRun) -> bool:
+    """Whether a run has begun to train, or has ended without."""
+    return run.is_finished or TRAINING_TAG in run.tags
 
 
 def _gave_way(run: dg.DagsterRun) -> bool:

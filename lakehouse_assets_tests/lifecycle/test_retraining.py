@@ -210,3 +210,13 @@ def test_a_run_that_lost_its_daemon_before_it_was_launched_holds_nothing_up(worl
     assert world.begins(world.launch(request, Status.STARTED))
     late = world.move(lost, Status.QUEUED, Status.STARTED)
     assert not world.begins(late), "launched after all, when another has begun"
+
+
+def test_a_run_that_is_launched_late_is_no_attempt_too_many(world: World) -> None:
+    world.report("2023-06-05")
+    world.launch(world.tick(NOW), Status.FAILURE)
+    held_up = world.create(world.tick(NOW))
+    world.launch(world.tick(NOW), Status.CANCELED)
+    assert world.tick(NOW) is None
+    assert "2 trainings for it failed" in str(world.said)
+    assert not world.begins(world.move(held_up, Status.QUEUED, Status.STARTED))
