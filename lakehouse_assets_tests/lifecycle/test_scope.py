@@ -27,6 +27,7 @@ STEADY = replace(
         "seasonal_naive": SeasonalNaive(),
         "ridge_on_published": Ridge(on_published=True, half_life=60.0, strength=10.0, season=0.0),
     },
+    retrain=RetrainPolicy(window="weighted"),
 )
 
 
@@ -105,6 +106,12 @@ def test_who_gains_is_trained_and_everybody_else_keeps_its_version(house: House)
     told = metadata(house, NAMES.training)
     why = f"a training pays for 1 of 4 by report {found['report']}: 'S1'"
     assert (told["scope"], told["asked"], told["members_trained"]) == ("partial", why, 1)
+    assert told["learned_from"] == "30% of what came before the break for 1 members"
+    fitted = house.registry.load("toy", 2)
+    anew = TOY.kind.refit(fitted, TOY.kind.dataset(house.table("features/toy").scan()).of_series(["S1"]), at)
+    day = house.table("features/toy").scan().filter(pl.col("issued_at") == at, series_id="S1").collect()
+    change = fitted.predict(day)["yhat"] / anew.predict(day)["yhat"] - 1
+    assert change.abs().max() > 0.001, "all history makes another fit"
     trained = house.registry.version("toy", 2)
     assert (trained.tags["scope"], trained.tags["members_trained"]) == ("partial", "1")
     assert house.registry.client.get_run(trained.run_id).data.tags["members_trained"] == "1"
