@@ -112,7 +112,7 @@ class DriftPolicy:
     evidence: float = 4.0
     minimum_stake: float = 0.03
     fleet_share: float = 0.1
-    alarm_budget: float = 0.02
+    alarm_budget: float = 0.0135
     cost: float = 0.02
     retrain_on: Literal["drift", "gain"] = "drift"
     false_alarm_rate: float = 0.01
