@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from lakehouse_assets.ml.definition import DriftPolicy
-from lakehouse_assets.ml.pictures import ACCENT, INK, PALE, _figure, _png, _text
+from lakehouse_assets.ml.pictures import ACCENT, INK, PALE, figure_of, png_of, readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ def _heat_map(history: pl.DataFrame, order: list[str]) -> bytes:
     ]
     values = np.full((len(rows), len(weeks)), np.nan)
     values[place[0], place[1]] = at["weekly"].fill_null(np.nan).to_numpy()
-    figure, (ax,) = _figure(max(5.0, 2.6 + 0.2 * len(weeks)), max(2.2, 1.2 + 0.16 * len(rows)))
+    figure, (ax,) = figure_of(max(5.0, 2.6 + 0.2 * len(weeks)), max(2.2, 1.2 + 0.16 * len(rows)))
     image = ax.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-0.3, vmax=0.3, interpolation="nearest")
     ax.set_facecolor("#eceff1")
     drifted = (at["verdict"] == "drift").fill_null(False).to_numpy()
@@ -72,11 +72,11 @@ def _heat_map(history: pl.DataFrame, order: list[str]) -> bytes:
         ax.axvline(weeks.index(week) - 0.5, color=INK, linewidth=0.8)
         ax.text(weeks.index(week) - 0.4, -0.6, f"v{version}", fontsize=6, va="bottom")
     _week_ticks(ax, weeks)
-    ax.set_yticks(range(len(rows)), [_text(one) for one in rows], fontsize=6)
+    ax.set_yticks(range(len(rows)), [readable(one) for one in rows], fontsize=6)
     if len(order) > len(rows):
         ax.set_xlabel(f"the worst {len(rows)} of {len(order):,} series", fontsize=8)
     figure.colorbar(image, ax=ax, label="regret (log ratio to a fresh fit); dot: drift", shrink=0.9, extend="both")
-    return _png(figure)
+    return png_of(figure)
 
 
 def _alarms(history: pl.DataFrame, policy: DriftPolicy) -> bytes:
@@ -94,7 +94,7 @@ def _alarms(history: pl.DataFrame, policy: DriftPolicy) -> bytes:
     )
     weeks, new, lasting = (by_week[name].to_list() for name in ("week", "new", "lasting"))
     width = max(5.0, 2.2 + 0.18 * len(weeks))
-    figure, (ax, total) = _figure(width, 4.6, 2)
+    figure, (ax, total) = figure_of(width, 4.6, 2)
     _margins(figure, left=0.5 / width, right=1 - 0.2 / width, bottom=0.16, top=0.98, hspace=0.12)
     places = range(len(weeks))
     ax.bar(places, lasting, color=PALE, label="flagged the week before, too")
@@ -116,7 +116,7 @@ def _alarms(history: pl.DataFrame, policy: DriftPolicy) -> bytes:
         one.set_ylim(bottom=0, top=1.35 * max(1.0, one.get_ylim()[1]))
         _week_ticks(one, weeks)
     ax.tick_params(labelbottom=False)
-    return _png(figure)
+    return png_of(figure)
 
 
 def day_picture(
@@ -156,7 +156,7 @@ def day_picture(
     # Verdicts of an earlier release do not tell the hours.
     lines = 2 if by_hour else 1
     total, height = width * len(worst) + 0.6, 0.4 + 1.9 * lines
-    figure, axes = _figure(total, height, lines, len(worst))
+    figure, axes = figure_of(total, height, lines, len(worst))
     below, above = 0.42 / height, 1 - 0.25 / height
     _margins(figure, left=0.75 / total, right=1 - 0.1 / total, bottom=below, top=above, wspace=0.2, hspace=0.16)
     for column, series in enumerate(worst):
@@ -172,7 +172,7 @@ def day_picture(
         ):
             day = part.group_by("hour").agg(pl.col("value").mean()).sort("hour")
             load.plot(day["hour"], day["value"], color=color, label=label)
-        load.set_title(_text(series), fontsize=9, loc="left")
+        load.set_title(readable(series), fontsize=9, loc="left")
         load.legend(fontsize=6, frameon=False)
         load.set_xticks(range(0, 25, 6))
         load.tick_params(labelsize=6)
@@ -190,7 +190,7 @@ def day_picture(
         error.tick_params(labelsize=6)
     if by_hour:
         axes[len(worst)].set_ylabel("mean absolute error,\nlatest week", fontsize=7)
-    return _png(figure, dpi)
+    return png_of(figure, dpi)
 
 
 def _margins(figure: "Figure", **margins: float) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 import polars as pl
 
 from lakehouse_assets.ml.drift_pictures import day_picture
-from lakehouse_assets.ml.pictures import ACCENT, INK, PALE, _figure, _png, _text
+from lakehouse_assets.ml.pictures import ACCENT, INK, PALE, figure_of, png_of, readable
 
 DAYS = 3
 """The day is drawn of so many members."""
@@ -42,7 +42,7 @@ def _regret_by_week(known: pl.DataFrame, mine: pl.DataFrame, members: Sequence[s
 
     low, middle, high = (pl.col("regret").quantile(q).alias(f"q{q}") for q in (0.1, 0.5, 0.9))
     fleet = known.group_by("week").agg(low, middle, high).sort("week")
-    figure, (ax,) = _figure(7, 3)
+    figure, (ax,) = figure_of(7, 3)
     ax.axhline(0, color=INK, linewidth=0.6)
     if known["series_id"].n_unique() > 1:
         ax.fill_between(fleet["week"], fleet["q0.1"], fleet["q0.9"], color=PALE, alpha=0.35, linewidth=0)
@@ -54,7 +54,7 @@ def _regret_by_week(known: pl.DataFrame, mine: pl.DataFrame, members: Sequence[s
         ax.plot(mean["week"], mean["regret"], color=ACCENT, marker=".", label=f"mean of the {len(members):,} series")
     else:
         mine = mine.sort("week")
-        ax.plot(mine["week"], mine["regret"], color=ACCENT, marker=".", label=" " + _text(members[0]))
+        ax.plot(mine["week"], mine["regret"], color=ACCENT, marker=".", label=" " + readable(members[0]))
     if since is not None:
         ax.axvline(since, color=INK, linewidth=0.8, linestyle="--")  # type: ignore[arg-type]
     locator = AutoDateLocator()
@@ -64,14 +64,14 @@ def _regret_by_week(known: pl.DataFrame, mine: pl.DataFrame, members: Sequence[s
     ax.set_ylabel("errors above a fresh fit's, %", fontsize=8)
     ax.tick_params(labelsize=7)
     ax.legend(fontsize=7, frameon=False, loc="upper left")
-    return _png(figure, dpi=_DPI)
+    return png_of(figure, dpi=_DPI)
 
 
 def _before_and_after(mine: pl.DataFrame, since: datetime) -> bytes:
     """Errors of the champion and of a fresh fit before and after, relative to the champion's before."""
     parts = mine.group_by(after=pl.col("week") >= since).agg(pl.col("champion_loss", "fresh_loss").mean()).sort("after")
     unit = parts["champion_loss"][0]
-    figure, (ax,) = _figure(7, 2)
+    figure, (ax,) = figure_of(7, 2)
     for offset, column, color, label in (
         (-0.18, "champion_loss", ACCENT, "champion"),
         (0.18, "fresh_loss", PALE, "fresh fit"),
@@ -84,4 +84,4 @@ def _before_and_after(mine: pl.DataFrame, since: datetime) -> bytes:
     ax.margins(x=0.1)
     ax.tick_params(labelsize=8)
     ax.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _png(figure, dpi=_DPI)
+    return png_of(figure, dpi=_DPI)

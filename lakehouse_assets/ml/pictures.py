@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 INK, ACCENT, PALE = "#22303c", "#d1495b", "#8fa3b0"
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+def figure_of(width: float, height: float, rows: int = 1, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+    """A figure of so many inches, and its panels, row by row, in the style of all pictures here."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -30,7 +31,8 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> "tu
     return figure, list(axes)
 
 
-def _png(figure: "Figure", dpi: int = 80) -> bytes:
+def png_of(figure: "Figure", dpi: int = 80) -> bytes:
+    """A figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
@@ -50,13 +52,13 @@ def _leaderboard(result: BacktestResult) -> bytes:
     """The primary metric of every candidate, the best on top."""
     scores = {name: metrics[result.primary] for name, metrics in result.summary().items()}
     scores = {name: value for name, value in scores.items() if value is not None}
-    figure, (ax,) = _figure(6.4, 0.9 + 0.34 * len(scores))
+    figure, (ax,) = figure_of(6.4, 0.9 + 0.34 * len(scores))
     names = list(scores)[::-1]
     bars = ax.barh(names, [scores[n] for n in names], color=[ACCENT if n == result.best else PALE for n in names])
     ax.bar_label(bars, fmt=" %.3f", fontsize=8)
     ax.set_xlabel("error relative to the seasonal naive forecast (lower is better)")
     ax.margins(x=0.12)
-    return _png(figure)
+    return png_of(figure)
 
 
 def search_picture(trials: Sequence[Trial]) -> bytes:
@@ -65,7 +67,7 @@ def search_picture(trials: Sequence[Trial]) -> bytes:
     complete = [trial for trial in ended if trial.state == "complete"]
     best = {f: min((t for t in ended if t.family == f), key=_rank) for f in {t.family for t in ended}}
     order = sorted(best, key=lambda family: _rank(best[family]), reverse=True)
-    figure, (families, history) = _figure(7, 3.2 + 0.3 * len(order), 2)
+    figure, (families, history) = figure_of(7, 3.2 + 0.3 * len(order), 2)
     colours = [ACCENT if family == (order or [""])[-1] else PALE for family in order]
     bars = families.barh(order, [best[f].losses[-1] for f in order], color=colours)
     labels = ["" if best[f].state == "complete" else " (given up early)" for f in order]
@@ -83,7 +85,7 @@ def search_picture(trials: Sequence[Trial]) -> bytes:
     history.set_xlabel("trial")
     history.set_ylabel("error relative to the seasonal naive")
     history.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _png(figure)
+    return png_of(figure)
 
 
 def _rank(trial: Trial) -> tuple[bool, float]:
@@ -96,7 +98,7 @@ def _forecast(result: BacktestResult, panels: int = 3) -> bytes:
     size = last.group_by("series_id").agg(pl.col("y").abs().mean()).sort(["y", "series_id"], descending=[True, False])
     chosen = size.head(panels).collect(engine="streaming")["series_id"].to_list()
     shown = last.filter(pl.col("series_id").is_in(chosen)).sort("ts").collect()
-    figure, axes = _figure(8, 1.8 * len(chosen), len(chosen))
+    figure, axes = figure_of(8, 1.8 * len(chosen), len(chosen))
     for ax, series in zip(axes, chosen, strict=True):
         rows = shown.filter(series_id=series)
         ax.plot(rows["ts"], rows["y"], color=INK, linewidth=1, label="actual")
@@ -104,12 +106,12 @@ def _forecast(result: BacktestResult, panels: int = 3) -> bytes:
         ax.set_title(series, fontsize=9, loc="left")
         ax.tick_params(labelsize=7)
     axes[0].legend(fontsize=7, frameon=False, ncols=2, loc="upper right")
-    return _png(figure)
+    return png_of(figure)
 
 
 def _hours(result: BacktestResult) -> bytes:
     """MAPE by hour of the horizon."""
-    figure, (ax,) = _figure(6.4, 3)
+    figure, (ax,) = figure_of(6.4, 3)
     hours = result.metrics.filter(slice="horizon").with_columns(pl.col("key").cast(pl.Int32)).sort("key")
     for (name,), rows in hours.group_by("candidate", maintain_order=True):
         best = name == result.best
@@ -118,18 +120,18 @@ def _hours(result: BacktestResult) -> bytes:
     ax.set_ylabel("scaled error (MASE)")
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=7, frameon=False)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _series(result: BacktestResult, most: int = 15) -> bytes:
     """The series with the largest errors, in percent."""
     rows = result.metrics.filter(slice="series", candidate=result.best).filter(pl.col("mape").is_not_null())
     rows = rows.sort(["mape", "key"], descending=[True, False]).head(most).reverse()
-    figure, (ax,) = _figure(6.4, 0.9 + 0.22 * rows.height)
+    figure, (ax,) = figure_of(6.4, 0.9 + 0.22 * rows.height)
     ax.barh(rows["key"].to_list(), rows["mape"].to_list(), color=PALE)
     ax.set_xlabel(f"mean absolute percentage error of {result.best}: worst series")
     ax.tick_params(labelsize=7)
-    return _png(figure)
+    return png_of(figure)
 
 
 def error_pictures(errors: pl.LazyFrame) -> dict[str, bytes]:
@@ -144,7 +146,7 @@ def _coverage(errors: pl.LazyFrame) -> bytes:
     shares = [pl.col(f"covered_{band}").mean() * 100 for band in BANDS]
     weekly = errors.group_by(pl.col("issued_at").dt.truncate("1w").alias("week")).agg(shares).sort("week")
     rows = weekly.collect(engine="streaming")
-    figure, (ax,) = _figure(6.4, 3)
+    figure, (ax,) = figure_of(6.4, 3)
     for band, color in zip(BANDS, (ACCENT, INK), strict=True):
         ax.axhline(float(band), color=color, linewidth=0.8, linestyle="--")
         ax.plot(rows["week"], rows[f"covered_{band}"], color=color, marker=".", label=f"{band} % interval")
@@ -152,7 +154,7 @@ def _coverage(errors: pl.LazyFrame) -> bytes:
     ax.set_ylim(top=100)
     ax.tick_params(labelsize=7)
     ax.legend(fontsize=7, frameon=False, loc="lower left")
-    return _png(figure)
+    return png_of(figure)
 
 
 def _band(errors: pl.LazyFrame, panels: int = 3) -> bytes:
@@ -161,7 +163,7 @@ def _band(errors: pl.LazyFrame, panels: int = 3) -> bytes:
     size = week.group_by("series_id").agg(pl.col("value").abs().mean())
     chosen = size.sort(["value", "series_id"], descending=[True, False]).head(panels).collect()["series_id"].to_list()
     shown = week.filter(pl.col("series_id").is_in(chosen)).sort("ts").collect()
-    figure, axes = _figure(8, 1.8 * len(chosen), len(chosen))
+    figure, axes = figure_of(8, 1.8 * len(chosen), len(chosen))
     for ax, series in zip(axes, chosen, strict=True):
         rows = shown.filter(series_id=series)
         for (band, (lower, upper)), alpha in zip(BANDS.items(), (0.35, 0.2), strict=True):
@@ -173,10 +175,10 @@ def _band(errors: pl.LazyFrame, panels: int = 3) -> bytes:
         ax.set_title(series, fontsize=9, loc="left")
         ax.tick_params(labelsize=7)
     axes[0].legend(fontsize=7, frameon=False, ncols=4, loc="upper right")
-    return _png(figure)
+    return png_of(figure)
 
 
-def _text(name: str) -> str:
+def readable(name: str) -> str:
     """A name as text: matplotlib takes what stands between dollars for a formula."""
     return name.replace("$", r"\$")
 
@@ -186,7 +188,7 @@ def costs_picture(ledger: pl.DataFrame) -> bytes:
 
     ledger: at, asset, candidate, cpu_seconds, wall_seconds.
     """
-    figure, axes = _figure(7.2, 5.6, rows=2)
+    figure, axes = figure_of(7.2, 5.6, rows=2)
     weekly = ledger.with_columns(week=pl.col("at").dt.truncate("1w").dt.strftime("%Y-%m-%d"))
     for ax, rows, by, column, label in (
         (axes[0], weekly.filter(candidate=""), "asset", "wall_seconds", "minutes on the clock, by asset"),
@@ -204,4 +206,4 @@ def costs_picture(ledger: pl.DataFrame) -> bytes:
         ax.tick_params(axis="x", rotation=45, labelsize=7)
         if order:
             ax.legend(fontsize=7, frameon=False)
-    return _png(figure)
+    return png_of(figure)
