@@ -313,7 +313,7 @@ def test_no_storm_and_no_finding_lost() -> None:
         # The same histories each time, and without shrinking: each step writes to a database.
         settings=settings(
             derandomize=True,
-            max_examples=16,
+            max_examples=10,
             stateful_step_count=60,
             deadline=None,
             database=None,

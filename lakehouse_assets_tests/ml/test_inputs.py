@@ -3,18 +3,18 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import ks_2samp, wasserstein_distance
 
 from lakehouse_assets.ml.definition import DriftPolicy
-from lakehouse_assets.ml.inputs import MEASURES, decided, distances, input_drift, surprises
+from lakehouse_assets.ml.inputs import CELLS, MEASURES, decided, distances, input_drift, surprises
 from lakehouse_assets.ml.panel import DAY_US, NEVER, Panel
 from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.floats(-2, 2),
@@ -28,10 +28,13 @@ def test_distances_are_what_they_are_by_definition(
     rng = np.random.default_rng(seed)
     a, b = (getattr(rng, shape)(size=n) * unit for n in (4000, 3000))
     b = b * scale + shift * unit
+    edges = np.quantile(a, np.linspace(0, 1, 11)[1:-1])
+    # Where a sharp end of the sample meets the edge of a bin, which side it is on hangs on a cell's width.
+    cell = 3 * np.ptp(np.quantile(a, [0.001, 0.999])) / CELLS
+    assume(min(np.abs(edges - end).min() for end in (b.min(), b.max())) > cell)
     found = distances(a, b)
     np.testing.assert_allclose(found["wasserstein"], wasserstein_distance(a, b) / a.std(), rtol=0.03, atol=0.01)
     np.testing.assert_allclose(found["kolmogorov_smirnov"], ks_2samp(a, b).statistic, atol=0.01)
-    edges = np.quantile(a, np.linspace(0, 1, 11)[1:-1])
     p, q = (np.bincount(np.searchsorted(edges, x, side="right"), minlength=10) + 0.5 for x in (a, b))
     p, q = p / p.sum(), q / q.sum()
     np.testing.assert_allclose(found["jensen_shannon"], jensenshannon(p, q, base=2), atol=0.02)
