@@ -200,15 +200,16 @@ def main() -> None:
     lake = Lake.from_settings()
     predictions = lake.table("predictions/demand_forecast")
     figures: dict[str, dict[str, float]] = {}
-    if predictions.exists():
+    of_the_year = score(predictions.scan()) if predictions.exists() else pl.DataFrame()
+    if not of_the_year.is_empty():
         title = "replayed year, predictions/demand_forecast joined to raw_mw"
-        figures["eia930"] = show(title, score(predictions.scan()), arguments.regions)
+        figures["eia930"] = show(title, of_the_year, arguments.regions)
         if "q10" in predictions.schema():
             figures["eia930"] |= show_coverage(predictions.scan())
     elif arguments.mlforecast or arguments.m4 or arguments.vic_elec:
-        print("eia930: left out, predictions/demand_forecast is not there (run and replay the EIA set, see README.md)")
+        print("eia930: left out, it is not in predictions/demand_forecast (run and replay the EIA set, see README.md)")
     else:
-        sys.exit("predictions/demand_forecast is not there; run and replay the EIA set first, see README.md")
+        sys.exit("predictions/demand_forecast holds nothing of the EIA year; run and replay it first, see README.md")
     if arguments.unaided:
         scores = score(unaided(lake))
         figures["eia930_unaided"] = show("without the published forecast", scores, arguments.regions)
