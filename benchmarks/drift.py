@@ -7,7 +7,8 @@ drift_data.py; the first run takes some 12 minutes longer than later ones). What
 alarm, stands in drift_score.py; what is injected in drift_injected.py; public streams in drift_streams.py.
 
 The parameters of ours, and those of the peers that have any, were chosen on one half of the series; what is printed
-first is the other half. Which is which is decided by a hash of the series' names.
+first is the other half. Of ours that half is not blind: its figures were in sight while the form of the verdict was
+found. Which is which is decided by a hash of the series' names.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from lakehouse_assets.ml.regret import judge
 from lakehouse_assets.settings import get_settings
 
 PARTS = ("real", "injected", "replay", "streams", "speed")
-HALVES = ("the half that parameters were chosen on", "REPORTED: the half of the series that nothing was chosen on")
+HALVES = ("the half that parameters were chosen on", "REPORTED: the other half of the series")
 WEEK_HOURS = 168
 NEVER, MONTHLY, WEEKLY = "never", "calendar, monthly", "calendar, weekly"
 CALENDARS = {NEVER: None, MONTHLY: 4, WEEKLY: 1}

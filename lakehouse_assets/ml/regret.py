@@ -28,8 +28,8 @@ from lakehouse_assets.ml.metrics import benjamini_hochberg
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-# Chosen with the defaults of DriftPolicy on one half of the series of EIA-930 and PJM, see benchmarks/drift.py; all
-# within a wide range in which the result hardly changes.
+# Chosen with the defaults of DriftPolicy on one half of the series of EIA-930 and PJM, the other in sight, see
+# benchmarks/drift.py. What is asked for before a flag trades delay for false flags.
 PRIOR_WEEKS = 15.0
 """How many week-to-week differences the fleet's spread counts for beside a series' own."""
 LEAST_SPREAD = 0.02
@@ -39,8 +39,8 @@ LOSS_WEEKS, STAKE_WEEKS, LASTING_WEEKS = 8, 4, 8
 STAKE_SHARE = 0.3
 """What the stake counts in a regret that lasts, beside what was realised."""
 SOON_WEEKS, SOON_SHARE = 2, 0.6
-"""The regret of the next weeks is expected to be so much of the stake of the latest two, and the rest of what was lost:
-what foretells it best in least squares, on either half."""
+"""The regret of the next weeks is expected to be so much of the stake of the latest two, and the rest of what was lost.
+In least squares on the weekly fits of EIA the first share comes out alike on both halves, the second does not."""
 PLAYERS = ((0.75, 0.5, 0.3), (0.25, 1.0, 2.0))
 """A careful one and a bold one: their weight, the share of the stake beyond the quiet effect that they bet, and the
 highest bet, in spreads. The careful one finds champions that fall behind slowly, the bold one those that break."""
