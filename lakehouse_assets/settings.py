@@ -55,8 +55,10 @@ class Settings(BaseSettings):
         None, ge=1, description="Processes that the engine `local` works with; by default one for each core."
     )
     seed: int = Field(20260101, ge=0, description="Seed of training, of resampling and of the simulator.")
-    candidates: Literal["declared", "auto"] = Field(
-        "declared", description="What competes in a training: what the model's definition names, or a search (`auto`)."
+    candidates: Literal["declared", "auto", "deep"] = Field(
+        "declared",
+        description="What competes in a training: what the model's definition names; a search (`auto`); or what is "
+        "named, and neural networks (`deep`, which needs the extra of this name).",
     )
     host: str = Field("127.0.0.1", description="Address that the servers of `lakehouse ui` bind to.")
     dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster web UI.")

@@ -116,6 +116,8 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
             run.params({"seed": settings.seed, "cutoff": cutoff.isoformat(), "pins": json.dumps(pins)})
             candidates = "auto" if settings.candidates == "auto" else definition.candidates
             searched = None
+            if settings.candidates == "deep" and isinstance(candidates, Mapping):
+                candidates = {**candidates, **definition.deep}
             if scope.members is not None:
                 candidates = kind.candidates_of_some(candidates, fitted_champion)
             if not isinstance(candidates, Mapping):
@@ -142,6 +144,8 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                     child.metrics(metrics)
                     for step, fold in _metrics_by_fold(result, name):
                         child.metrics(fold, step=step)
+                    for epoch, measures in enumerate(result.curves.get(name, ()), start=1):
+                        child.metrics(measures, step=epoch)
             pictures = {**(searched.pictures if searched else {}), **kind.pictures(result)}
             for name, png in pictures.items():
                 run.artifact_bytes(f"pictures/{name}.png", png)

@@ -421,7 +421,13 @@ def run(
         losses=pl.concat(losses).lazy() if evidence is None else pl.scan_parquet(evidence / "*.parquet"),
         fitted=fitted,
         costs=pl.concat(ledger),
+        curves={n: curve for n in plan.entered if (curve := _curve(plan, n))},
     )
+
+
+def _curve(plan: Plan, name: str) -> Sequence[Mapping[str, float]]:
+    """The measures after each epoch of the fit at the end, of what learns across series and in epochs."""
+    return getattr(plan.shared[name][-1], "curve", ()) if name in plan.shared else ()
 
 
 def _folder(workspace: Path | None, name: str) -> Path | None:

@@ -199,6 +199,7 @@ class BacktestResult:
     fitted: each candidate fitted on everything known at the cutoff.
     costs: shard (null: the whole fleet), candidate, stage, cpu_seconds, bytes.
     unscored: series_id, reason: members that took no part, or of which no fold scores anything.
+    curves: of each candidate that learns in epochs, the measures after each, of the fit at the cutoff.
     """
 
     best: str
@@ -209,6 +210,7 @@ class BacktestResult:
     fitted: Mapping[str, FittedModel] = field(repr=False)
     costs: pl.DataFrame = field(default_factory=pl.DataFrame, repr=False)
     unscored: pl.DataFrame = field(default_factory=pl.DataFrame, repr=False)
+    curves: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict, repr=False)
 
     def summary(self) -> dict[str, dict[str, float]]:
         """The overall metrics by candidate, the best first."""
@@ -508,6 +510,8 @@ class ModelDefinition:
     candidates: by name, in the order in which ties are broken; or a search for them, ``"auto"`` being the search for
     those who do not want to choose. primary metric and tests are the kind's.
     group: a text column of the feature table by which the gate looks after groups of members.
+    deep: candidates that compete beside those that are named where a person asks for them (LAKEHOUSE_CANDIDATES=deep):
+    they need an extra, and minutes.
     """
 
     name: str
@@ -521,3 +525,4 @@ class ModelDefinition:
     retrain: RetrainPolicy = RetrainPolicy()
     schedules: Schedules = Schedules()
     group: str | None = None
+    deep: Mapping[str, Candidate] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Pictures that a person would rather see than a table: small PNGs, drawn without a display."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -39,13 +39,29 @@ def png_of(figure: "Figure", dpi: int = 80) -> bytes:
 
 
 def backtest_pictures(result: BacktestResult) -> dict[str, bytes]:
-    """leaderboard, forecast, hours, series: PNG by name, from the backtest's losses and metrics."""
+    """leaderboard, forecast, hours, series, and training of what learns in epochs: PNG by name, from a backtest."""
     return {
         "leaderboard": _leaderboard(result),
         "forecast": _forecast(result),
         "hours": _hours(result),
         "series": _series(result),
+        **{f"training_{name}": _curve(name, curve) for name, curve in result.curves.items()},
     }
+
+
+def _curve(name: str, curve: Sequence[Mapping[str, float]]) -> bytes:
+    """The measures of a candidate that learns in epochs, after each of them."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (ax,) = figure_of(6.4, 3)
+    measures = list(dict.fromkeys(measure for epoch in curve for measure in epoch))
+    for measure, color in zip(measures, (PALE, ACCENT, INK), strict=False):
+        values = [epoch.get(measure, np.nan) for epoch in curve]
+        ax.plot(range(1, len(curve) + 1), values, color=color, marker=".", label=measure.replace("_", " "))
+    ax.set_xlabel(f"epoch of {readable(name)}")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(fontsize=7, frameon=False)
+    return png_of(figure)
 
 
 def _leaderboard(result: BacktestResult) -> bytes:

@@ -471,11 +471,16 @@ class _Perceptron:
         return self.model.predict(x) * self.width + self.place
 
 
-def _extra(name: str) -> Any:
+def extra(module: str, name: str | None = None) -> Any:
+    """A module that an extra of this package brings; name: the extra's, where it is not that of the module.
+
+    Raises ModuleNotFoundError, which says what to install.
+    """
     try:
-        return import_module(name)
+        return import_module(module)
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"{name} is not installed: pip install 'lakehouse-assets[{name}]'") from None
+        told = f"{module} is not installed: pip install 'lakehouse-assets[{name or module}]'"
+        raise ModuleNotFoundError(told) from None
 
 
 @dataclass(frozen=True)
@@ -497,7 +502,7 @@ class _XGBoost:
         self.recipe, self.seed = recipe, seed
 
     def fit(self, x: Rows, y: Rows) -> "_XGBoost":
-        xgboost = _extra("xgboost")
+        xgboost = extra("xgboost")
         settings = {
             "objective": "reg:absoluteerror",
             "tree_method": "hist",
@@ -510,7 +515,7 @@ class _XGBoost:
         return self
 
     def predict(self, x: Rows) -> np.ndarray:
-        return self.booster.predict(_extra("xgboost").DMatrix(x, nthread=1))
+        return self.booster.predict(extra("xgboost").DMatrix(x, nthread=1))
 
 
 @dataclass(frozen=True)
@@ -532,7 +537,7 @@ class _LightGBM:
         self.recipe, self.seed = recipe, seed
 
     def fit(self, x: Rows, y: Rows) -> "_LightGBM":
-        lightgbm = _extra("lightgbm")
+        lightgbm = extra("lightgbm")
         settings = {
             "objective": "l1",
             "num_leaves": self.recipe.leaves,

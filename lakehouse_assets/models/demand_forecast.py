@@ -6,6 +6,7 @@ of a day, and regressions that are drawn more.
 
 from lakehouse_assets.features import demand
 from lakehouse_assets.ml.daily import DailyRidge
+from lakehouse_assets.ml.deep import Deep
 from lakehouse_assets.ml.definition import Candidate, DriftPolicy, GatePolicy, ModelDefinition, RetrainPolicy
 from lakehouse_assets.ml.estimators import Blend, Boosting, Ridge, SeasonalNaive
 from lakehouse_assets.ml.forecast import Forecast
@@ -41,4 +42,5 @@ demand_forecast = ModelDefinition(
     retrain=RetrainPolicy(cooldown_days=14, maximum_attempts=3),
     schedules=demand.SCHEDULES,
     group="series_group",
+    deep={"deep": Deep()},
 )

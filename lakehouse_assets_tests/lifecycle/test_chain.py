@@ -5,11 +5,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import polars as pl
+import pytest
 
+from lakehouse_assets.lifecycle import training
 from lakehouse_assets.lifecycle.fleet import FleetRegistry
 from lakehouse_assets.lifecycle.names import Names
+from lakehouse_assets.ml.deep import Deep
 from lakehouse_assets.ml.definition import Search
+from lakehouse_assets.ml.estimators import SeasonalNaive
 from lakehouse_assets.operation.fleet import by_hand
+from lakehouse_assets.settings import Settings
 from lakehouse_assets_tests.lifecycle.conftest import TOY, House, definitions_of
 
 REGISTRY = [Names("toy").promotion, Names("toy").series, Names("toy").series_history]
@@ -150,6 +155,31 @@ def test_a_search_finds_the_candidates_and_each_trial_is_a_run(house: House) -> 
     assert metadata["candidate"].value == "ridge_on_published"
     assert "data:image/png" in metadata["search_picture"].value
     assert "| exponential_smoothing |" in metadata["leaderboard"].value
+
+
+@pytest.mark.parametrize("asked", ["declared", "deep"])
+def test_deep_candidates_compete_where_they_are_asked_for(
+    asked: str, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "get_settings", lambda: Settings(candidates=asked))
+    house.definitions = definitions_of(replace(TOY, deep={"slow": SeasonalNaive(window_days=28)}), house.folder)
+    assert house.run("toy_retrain", house.know(120), only=[Names("toy").training]).success
+    competed = {run.info.run_name for run in _runs(house) if "mlflow.parentRunId" in run.data.tags}
+    assert competed == {*TOY.candidates, "exponential_smoothing"} | ({"slow"} if asked == "deep" else set())
+
+
+def test_what_learns_in_epochs_tells_its_curve(house: House) -> None:
+    pytest.importorskip("torch")
+    network = Deep(width=8, epochs=3, refit_days=365)
+    house.definitions = definitions_of(replace(TOY, candidates={"network": network}), house.folder)
+    assert house.run("toy_retrain", house.know(120), only=[Names("toy").training]).success
+    (run,) = (run for run in _runs(house) if run.info.run_name == "network")
+    for measure in ("training_loss", "validation_loss"):
+        told = house.registry.client.get_metric_history(run.info.run_id, measure)
+        assert [metric.step for metric in told] == [1, 2, 3]
+        assert all(metric.value > 0 for metric in told)
+    event = house.instance.get_latest_materialization_event(Names("toy").training)
+    assert "data:image/png" in event.asset_materialization.metadata["training_network_picture"].value
 
 
 def test_without_features_the_training_says_so(house: House) -> None:
