@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from lakehouse_assets.bronze import demand as bronze
 from lakehouse_assets.features import demand as features
 from lakehouse_assets.gold import demand_hourly as gold
-from lakehouse_assets.lifecycle.monitoring import whole_weeks
+from lakehouse_assets.lifecycle.windows import Windows
 from lakehouse_assets.ml import estimators, linear
 from lakehouse_assets.ml.estimators import Ridge
 from lakehouse_assets.ml.fitted import microseconds
@@ -225,7 +225,9 @@ def history(source: Source) -> tuple[Panel, list[int]]:
     rows, declaration = landed(source)
     panel, _ = refined(rows.lazy(), declaration, source.until)
     since = source.start - timedelta(weeks=REFERENCE_WEEKS)
-    return panel, [microseconds(week) for week in whole_weeks(since, source.until, declaration.issue_cron()[1])]
+    return panel, [
+        microseconds(week) for week in Windows("week", declaration.issue_cron()[1]).whole(since, source.until)
+    ]
 
 
 def recipe_of(source: Source) -> Ridge:

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from lakehouse_assets.lifecycle.alerts import alert_definitions
+from lakehouse_assets.lifecycle.contracts import has_ladder
 from lakehouse_assets.lifecycle.monitoring import drift_asset, errors_asset
 from lakehouse_assets.lifecycle.prediction import prediction_asset
 from lakehouse_assets.lifecycle.profile import profile_asset
@@ -16,8 +17,11 @@ from lakehouse_assets.ml.definition import ModelDefinition
 def lifecycle(definition: ModelDefinition) -> dg.Definitions:
     """Assets, checks, jobs, schedules and sensors of one model."""
     promotion, contracts = promotion_asset(definition)
-    watched = (prediction_asset, rungs_asset, errors_asset, profile_asset, drift_asset)
-    stages = [stage(definition) for stage in watched]
+    stages = [prediction_asset(definition), profile_asset(definition), drift_asset(definition)]
+    if has_ladder(definition.kind):
+        stages.append(rungs_asset(definition))
+    if definition.kind.error_columns:
+        stages.append(errors_asset(definition))
     return dg.Definitions.merge(
         dg.Definitions(
             assets=[training_asset(definition), promotion, *(asset for asset, _ in stages)],

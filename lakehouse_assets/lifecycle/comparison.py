@@ -7,10 +7,10 @@ A `comparison` says what a window was compared with:
 - `challenger`: the champion's loss with that of a fresh fit of its own recipe. These rows are the verdicts.
 
 The first two are made from profiles and hold distances; the third holds losses and verdict under the names that they
-have had from the beginning, `week` and the member's among them, and only its rows do. One table, because people ask one
-question of it: what is different in this week, and is it the model's fault? It is sparse, and costs nothing for that:
-columns of nulls take no room in Parquet, and the table is partitioned by comparison and month, so that who reads
-verdicts reads nothing else, and writing distances never touches them.
+have had from the beginning, the member's (and a forecast's `week`) among them, and only its rows do. One table, because
+people ask one question of it: what is different in this window, and is it the model's fault? It is sparse, and costs
+nothing for that: columns of nulls take no room in Parquet, and the table is partitioned by comparison and month, so
+that who reads verdicts reads nothing else, and writing distances never touches them.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from lakehouse_assets.lake.table import Table
 from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, REPORT, WINDOW, filled, grow
 from lakehouse_assets.lifecycle.fleet import Assignment
 from lakehouse_assets.lifecycle.profile import BASELINE
-from lakehouse_assets.lifecycle.windows import GRANULARITY, month_of, week_end
+from lakehouse_assets.lifecycle.windows import Windows, month_of
 from lakehouse_assets.ml.definition import Columns, ModelDefinition
 from lakehouse_assets.ml.profile import DISTANCES, compared
 
@@ -30,11 +30,11 @@ CONSECUTIVE, CHALLENGER = "consecutive", "challenger"
 KEYS = ("window_start", "comparison", "model_version", "slice_key", "slice_value", "column")
 NEVER_NULL = ("window_start", "window_end", "granularity", "column", "comparison", "month")
 PARTITIONS = ["comparison", "month"]
-_UTC = pl.Datetime("us", "UTC")
+UTC_TIME = pl.Datetime("us", "UTC")
 _COMPARISON: Columns = {
     "comparison": (pl.String(), "What with: baseline, consecutive (the window before) or challenger (a fresh fit)."),
-    "reference_start": (_UTC, "Start of the window that it is compared with (UTC); null: a challenger."),
-    "reference_end": (_UTC, "Its end (UTC), exclusive."),
+    "reference_start": (UTC_TIME, "Start of the window that it is compared with (UTC); null: a challenger."),
+    "reference_end": (UTC_TIME, "Its end (UTC), exclusive."),
 }
 _SLICE = ["slice_key", "slice_value", "column"]
 
@@ -45,21 +45,20 @@ def drift_columns(definition: ModelDefinition) -> Columns:
 
 
 def verdicts(rows: pl.DataFrame, definition: ModelDefinition) -> pl.DataFrame:
-    """Weekly verdicts as rows of the drift table."""
+    """Verdicts, with the `window_start` that each is about, as rows of the drift table."""
     return filled(rows.with_columns(**_verdict_window(definition)), drift_columns(definition))
 
 
 def _verdict_window(definition: ModelDefinition) -> Mapping[str, pl.Expr]:
-    kind = definition.kind
+    kind, windows = definition.kind, Windows.of_model(definition)
     return {
-        "window_start": pl.col("week"),
-        "window_end": week_end(pl.col("week"), definition.schedules.time_zone),
-        "granularity": pl.lit(GRANULARITY),
-        "slice_key": pl.lit(kind.keys[1]),
-        "slice_value": pl.col(kind.keys[1]),
+        "window_end": windows.end(pl.col("window_start")),
+        "granularity": pl.lit(windows.granularity),
+        "slice_key": pl.lit(kind.member),
+        "slice_value": pl.col(kind.member),
         "column": pl.lit(kind.loss_column),
         "comparison": pl.lit(CHALLENGER),
-        "month": month_of(pl.col("week")),
+        "month": month_of(pl.col("window_start")),
     }
 
 
@@ -71,25 +70,27 @@ def take_over(table: Table, definition: ModelDefinition) -> None:
         grow(table, drift_columns(definition))
         return
     version = table.version()
-    rows = verdicts(table.scan(version).collect(), definition)
+    rows = verdicts(table.scan(version).collect().with_columns(window_start="week"), definition)
     table.overwrite(rows, schema_mode="overwrite", partition_by=PARTITIONS, expected_version=version)
 
 
 def compare_windows(
     table: Table, profiles: Table, definition: ModelDefinition, in_force: Assignment, run_id: str
 ) -> list[str]:
-    """Compare the profiled weeks that have not been compared as they are now; returns the months written.
+    """Compare the profiled windows that have not been compared as they are now; returns the months written.
 
-    A week that was profiled again is compared again, and so is the one after it. A comparison with a baseline stays
+    One that was profiled again is compared again, and so is the one after it. A comparison with a baseline stays
     with the version that was in force when it was made.
     """
     if not profiles.exists():
         return []
     whole = profiles.scan().filter(pl.col("slice_key").is_null())
     known = whole.select("granularity", "window_start", "column", "count", "mean", "model_version").collect()
-    starts = known.filter(granularity=GRANULARITY)["window_start"].unique().sort().to_list()
+    granularity = Windows.of_model(definition).granularity
+    starts = known.filter(granularity=granularity)["window_start"].unique().sort().to_list()
     before = dict(zip(starts[1:], starts[:-1], strict=True))
-    stale = _stale(table, known, before, in_force.champion)
+    baseline = known.filter(granularity=BASELINE, model_version=in_force.champion)
+    stale = _stale(table, known.filter(granularity=granularity), baseline, before)
     stale |= {start for start, previous in before.items() if previous in stale}
     months = []
     # The latest first: a run that is killed between two leaves the one before stale, and with it this one.
@@ -103,19 +104,18 @@ def compare_windows(
     return months
 
 
-def _stale(table: Table, known: pl.DataFrame, before: Mapping[datetime, datetime], champion: int) -> set[datetime]:
+def _stale(
+    table: Table, now: pl.DataFrame, baseline: pl.DataFrame, before: Mapping[datetime, datetime]
+) -> set[datetime]:
     """The windows whose comparisons are not there, or were made from other profiles than there are now.
 
-    known: the profiles of the whole. before: window -> the one before.
+    now, baseline: the profiles of the whole. before: window -> the one before.
     """
     keys = ["window_start", "column", "comparison", "count", "mean"]
-    now = known.filter(granularity=GRANULARITY)
-    pairs = pl.DataFrame(list(before.items()), schema={"window_start": _UTC, "previous": _UTC}, orient="row")
+    pairs = pl.DataFrame(list(before.items()), schema={"window_start": UTC_TIME, "previous": UTC_TIME}, orient="row")
     there = now.select("column", previous="window_start")
     wanted = [
-        now.join(known.filter(granularity=BASELINE, model_version=champion), on="column", how="semi").with_columns(
-            comparison=pl.lit(BASELINE)
-        ),
+        now.join(baseline, on="column", how="semi").with_columns(comparison=pl.lit(BASELINE)),
         now.join(pairs, on="window_start")
         .join(there, on=["previous", "column"], how="semi")
         .with_columns(comparison=pl.lit(CONSECUTIVE)),
@@ -130,13 +130,13 @@ def _stale(table: Table, known: pl.DataFrame, before: Mapping[datetime, datetime
 def _compared(
     profiles: Table, definition: ModelDefinition, in_force: Assignment, start: datetime, before: datetime | None
 ) -> pl.DataFrame:
-    """The rows of a week: each slice beside the baseline of the version in force for it, and beside the week before."""
-    weeks = profiles.scan().filter(pl.col("granularity") == GRANULARITY)
-    current = weeks.filter(pl.col("window_start") == start).collect()
+    """The rows of a window: each slice beside the baseline of the version in force for it, and the window before."""
+    windows = profiles.scan().filter(pl.col("granularity") == Windows.of_model(definition).granularity)
+    current = windows.filter(pl.col("window_start") == start).collect()
     versions = {in_force.champion, *in_force.members.values()}
     baselines = profiles.scan().filter(pl.col("granularity") == BASELINE, pl.col("model_version").is_in(versions))
     in_charge = (
-        pl.when(pl.col("slice_key") == definition.kind.keys[1])
+        pl.when(pl.col("slice_key") == definition.kind.member)
         .then(in_force.versions_of("slice_value"))
         .when(pl.col("slice_key") == "model_version")
         .then(pl.col("slice_value").cast(pl.Int64, strict=False))
@@ -145,7 +145,7 @@ def _compared(
     mine = current.with_columns(model_version=in_charge)
     parts = {BASELINE: compared(mine, baselines.collect(), [*_SLICE, "model_version"])}
     if before is not None:
-        parts[CONSECUTIVE] = compared(current, weeks.filter(pl.col("window_start") == before).collect(), _SLICE)
+        parts[CONSECUTIVE] = compared(current, windows.filter(pl.col("window_start") == before).collect(), _SLICE)
     return pl.concat(
         filled(
             rows.with_columns(

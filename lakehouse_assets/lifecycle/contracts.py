@@ -10,7 +10,7 @@ import polars as pl
 
 from lakehouse_assets.lake.table import Table
 from lakehouse_assets.lake.table_asset import ContractClass, Written, extended
-from lakehouse_assets.ml.definition import Columns
+from lakehouse_assets.ml.definition import Columns, Kind
 
 MODEL_VERSION: Columns = {"model_version": (pl.Int64(), "Version of the registered model.")}
 MONTH: Columns = {"month": (pl.Date(), "First day of the UTC month of the first key: the partition.")}
@@ -20,14 +20,17 @@ RUNGS: Columns = {
     "rows": (pl.Int64(), "How many predictions."),
 }
 REPORT: Columns = {
-    "report": (pl.String(), "Local date at which the week ended: the name of the report."),
+    "report": (pl.String(), "Local date from which the window could be judged: the name of the report."),
     "fleet_verdict": (pl.String(), "ok, drift or insufficient_data, for all members together."),
 }
 _UTC = pl.Datetime("us", "UTC")
 WINDOW: Columns = {
     "window_start": (_UTC, "Start of the window (UTC), by the time at which predictions are made."),
     "window_end": (_UTC, "End of the window (UTC), exclusive."),
-    "granularity": (pl.String(), "1 week; baseline: what a version was trained on, the last year before its cutoff."),
+    "granularity": (
+        pl.String(),
+        "1 week or 1 month; baseline: what a version was trained on, the last year before its cutoff.",
+    ),
     "slice_key": (pl.String(), "What the rows are of one of: a column's name; null: all rows."),
     "slice_value": (pl.String(), "Which one; null: all rows."),
     "column": (pl.String(), "The column of the feature, prediction or error table."),
@@ -41,6 +44,11 @@ _TYPES: Mapping[type[pl.DataType], type[dy.Column]] = {
     pl.Date: dy.Date,
     pl.Boolean: dy.Bool,
 }
+
+
+def has_ladder(kind: Kind) -> bool:
+    """Whether a kind's predictions say who made each: the version in force, or what stands in where it cannot."""
+    return "rung" in kind.prediction_columns
 
 
 def contract_of(

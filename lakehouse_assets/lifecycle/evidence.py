@@ -29,7 +29,13 @@ def save_backtest(
     run: TrainingRun, result: BacktestResult, groups: Mapping[str, str | None] | None, champion_version: int | None
 ) -> None:
     """Log a backtest's tables as Parquet artifacts of a run."""
-    about = {"best": result.best, "primary": result.primary, "groups": groups, "champion_version": champion_version}
+    about = {
+        "best": result.best,
+        "primary": result.primary,
+        "higher": result.higher_is_better,
+        "groups": groups,
+        "champion_version": champion_version,
+    }
     with TemporaryDirectory() as temporary:
         for name in _FRAMES:
             file = Path(temporary, f"{name}.parquet")
@@ -60,5 +66,6 @@ def load_backtest(store: Registry, run_id: str) -> Iterator[Backtest]:
             fitted={},
             costs=frames["costs"].collect(),
             unscored=frames["unscored"].collect(),
+            higher_is_better=about.get("higher_is_better", False),
         )
         yield Backtest(result, about["groups"], about["champion_version"])

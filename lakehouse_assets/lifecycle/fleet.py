@@ -18,7 +18,7 @@ from lakehouse_assets.lake.table import Lake, Table
 from lakehouse_assets.lake.table_asset import ContractClass
 from lakehouse_assets.lifecycle.contracts import contract_of
 from lakehouse_assets.lifecycle.names import Names, table_key
-from lakehouse_assets.ml.definition import Columns, Kind, ModelDefinition
+from lakehouse_assets.ml.definition import ALL, Columns, Kind, ModelDefinition
 from lakehouse_assets.registry.tracking import CHAMPION, PREVIOUS, ChampionChanged, Registry, RegistryError
 
 SINCE_CHANGE_TAG = "since_change"
@@ -76,16 +76,17 @@ class NotPinned(RegistryError):
 
 def series_contract(kind: Kind) -> ContractClass:
     """The contract of `registry/<model>_series`: one row a member."""
-    return contract_of("Series", _columns(kind), (kind.keys[1],), {})
+    return contract_of("Series", _columns(kind), (kind.member,), {})
 
 
 def history_contract(kind: Kind) -> ContractClass:
     """The contract of `registry/<model>_series_history`: one row a member and decision about it."""
-    return contract_of("SeriesHistory", _columns(kind), (kind.keys[1], "change"), {})
+    return contract_of("SeriesHistory", _columns(kind), (kind.member, "change"), {})
 
 
 def _columns(kind: Kind) -> Columns:
-    return {kind.keys[1]: kind.prediction_columns[kind.keys[1]], **_COLUMNS}
+    everybody = (pl.String(), f"`{ALL}`: one model serves everybody.")
+    return {kind.member: kind.prediction_columns.get(kind.member, everybody), **_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class FleetRegistry:
         Raises:
             NoChampion: nothing is in force yet.
         """
-        return self._required(kind, datetime.now(UTC))[kind.keys[1]].to_list()
+        return self._required(kind, datetime.now(UTC))[kind.member].to_list()
 
     def row(self, kind: Kind, member: str) -> dict[str, Any]:
         """A member's row.
@@ -195,7 +196,7 @@ class FleetRegistry:
             UnknownMember: it is not there.
         """
         rows = self._required(kind, datetime.now(UTC))
-        return self._chosen(kind.keys[1], rows, [member]).row(0, named=True)
+        return self._chosen(kind.member, rows, [member]).row(0, named=True)
 
     def history(self, member: str | None = None) -> pl.DataFrame:
         """The decisions about all members or one, oldest first; without any, a frame without rows."""
@@ -243,7 +244,7 @@ class FleetRegistry:
             UnknownVersion: there is no such version.
         """
         with self.store.store.lock:
-            rows, key = self._enter(kind, now), kind.keys[1]
+            rows, key = self._enter(kind, now), kind.member
             champion = self.store.get(self.name, CHAMPION)
             before = champion.version if champion else None
             partial = self.is_partial(version)
@@ -303,7 +304,7 @@ class FleetRegistry:
             Pinned: all that is asked for is pinned.
         """
         with self.store.store.lock:
-            rows, key = self._required(kind, now), kind.keys[1]
+            rows, key = self._required(kind, now), kind.member
             champion: int = rows["fleet_version"][0]
             if members is None:
                 previous = self.store.get(self.name, PREVIOUS)
@@ -342,7 +343,7 @@ class FleetRegistry:
             UnknownMember: a member is not there, or the version does not know it.
         """
         with self.store.store.lock:
-            rows, key = self._required(kind, now), kind.keys[1]
+            rows, key = self._required(kind, now), kind.member
             chosen = self._chosen(key, rows, members)
             fleet = rows["fleet_version"][0]
             if version is not None:
@@ -371,7 +372,7 @@ class FleetRegistry:
             UnknownMember: a member is not there.
         """
         with self.store.store.lock:
-            rows, key = self._required(kind, now), kind.keys[1]
+            rows, key = self._required(kind, now), kind.member
             chosen = self._chosen(key, rows, members).filter("pinned")
             if chosen.is_empty():
                 raise NotPinned(f"{'nothing' if members is None else say(members)} of {self.name} is pinned")
@@ -445,7 +446,7 @@ class FleetRegistry:
             return rows
         previous = self.store.get(self.name, PREVIOUS)
         members = self.store.load(self.name, champion.version).series_ids
-        verdicts = pl.DataFrame({kind.keys[1]: members}, schema={kind.keys[1]: pl.String}).with_columns(
+        verdicts = pl.DataFrame({kind.member: members}, schema={kind.member: pl.String}).with_columns(
             to=pl.lit(champion.version, pl.Int64),
             pinned=pl.lit(False),
             decision=pl.lit("adopted"),
@@ -453,7 +454,7 @@ class FleetRegistry:
             evidence=pl.lit("{}"),
         )
         before = previous.version if previous else None
-        self._commit(kind.keys[1], rows, verdicts, champion.version, now, before=before)
+        self._commit(kind.member, rows, verdicts, champion.version, now, before=before)
         return self.rows()
 
     def _required(self, kind: Kind, now: datetime) -> pl.DataFrame:
@@ -575,11 +576,11 @@ def members_of_group(definition: ModelDefinition, lake: Lake, group: str) -> lis
     Raises:
         UnknownMember: the model has no groups, or not this one.
     """
-    if definition.group is None:
-        raise UnknownMember(f"{definition.name} has no groups")
+    if definition.group is None or definition.kind.member not in definition.kind.keys:
+        raise UnknownMember(f"{definition.name} has no groups that a version could be put in force for")
     rows = lake.table(definition.features).scan()
     latest = rows.select(pl.col("month").max()).collect().item()
-    key, column, time = definition.kind.keys[1], definition.group, definition.kind.time_column
+    key, column, time = definition.kind.member, definition.group, definition.kind.time_column
     if column not in rows.collect_schema():
         raise UnknownMember(f"{definition.features} has no groups ({column})")
     found = (

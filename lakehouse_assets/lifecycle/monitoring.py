@@ -1,10 +1,9 @@
-"""Monitoring: predictions against what came, and the weekly verdict on whether the champion has drifted."""
+"""Monitoring: predictions against what came, and the verdict on whether the champion has drifted, window by window."""
 
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import dagster as dg
 import polars as pl
@@ -18,8 +17,8 @@ from lakehouse_assets.lifecycle.fleet import FleetRegistry
 from lakehouse_assets.lifecycle.names import Names, table_key
 from lakehouse_assets.lifecycle.pictures import picture_metadata
 from lakehouse_assets.lifecycle.reports import ReportsResource, publish
-from lakehouse_assets.lifecycle.windows import LOOK_BACK, WEEK, whole_weeks
-from lakehouse_assets.ml.definition import DriftVerdict, ModelDefinition
+from lakehouse_assets.lifecycle.windows import LOOK_BACK, WEEK, Windows
+from lakehouse_assets.ml.definition import ALL, DriftVerdict, ModelDefinition
 from lakehouse_assets.registry.resource import RegistryResource
 from lakehouse_assets.settings import get_settings
 
@@ -30,7 +29,7 @@ _SHOWN = timedelta(weeks=26)
 def errors_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
     """The asset `monitoring/<name>_errors` and the check of its contract."""
     names, kind = Names(definition.name), definition.kind
-    time = kind.time_column
+    time, columns = kind.time_column, [*kind.keys, *([definition.target] if definition.target else [])]
     contract = contract_of("Errors", kind.error_columns, kind.keys, {**MODEL_VERSION, **MONTH})
 
     @dg.asset(
@@ -61,7 +60,7 @@ def errors_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.A
         predicted = predictions.scan().filter(recent).collect()
         first = predicted["month"].min()
         features = lake.lake().table(definition.features).scan().filter(pl.col("month") >= first)
-        actual = features.select(*kind.keys, definition.target).collect()
+        actual = features.select(*columns).collect()
         compared = kind.errors(predicted, actual)
         result = table.merge(compared, keys=kind.keys, partition_by=["month"], run_id=context.run_id)
         shown: dict[str, Any] = {}
@@ -86,19 +85,22 @@ def errors_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.A
 
 def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
     """The asset `monitoring/<name>_drift` with its verdict as a check, and the check of its contract."""
-    names, kind = Names(definition.name), definition.kind
+    names, kind, windows = Names(definition.name), definition.kind, Windows.of_model(definition)
     columns, unique = comparison.drift_columns(definition), comparison.KEYS
     contract = contract_of("Drift", columns, comparison.NEVER_NULL, {}, unique=unique)
-    of_verdict = ["model_version", *kind.drift_columns, *REPORT]
+    of_verdict = ["window_start", "model_version", *kind.drift_columns, *REPORT]
+    sources = [names.errors] if kind.error_columns else []
 
     @dg.asset(
         key=names.drift,
-        deps=[names.promotion, names.series, names.errors, names.profile, dg.AssetKey(definition.features.split("/"))],
+        deps=[names.promotion, names.series, *sources, names.profile, dg.AssetKey(definition.features.split("/"))],
         group_name="monitoring",
         description=(
-            "Weekly verdict by member: the champion against a fresh fit of its own recipe on the week after that fit "
-            "(regret: what retraining would mend), and against its backtest's errors; beside it, how far "
-            "target, inputs, predictions and errors are from the week before, and from what the version was trained on."
+            f"Verdict about each {kind.window}: whether {definition.name} has drifted, by the channels "
+            f"{', '.join(definition.drift.channels)} (challenger: against a fresh fit of its own recipe, which is what "
+            "retraining would mend; error: against its backtest's errors; input: against what it was trained on). "
+            "Beside it, how far target, inputs, predictions and errors are from the window before, and from what the "
+            "version was trained on."
         ),
         kinds={"delta", "scikitlearn"},
         owners=["team:lakehouse"],
@@ -113,62 +115,57 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
     def drift(
         context: dg.AssetExecutionContext, lake: LakeResource, registry: RegistryResource, reports: ReportsResource
     ) -> dg.MaterializeResult:
-        store, member = registry.registry(), kind.keys[1]
-        keys = ("model_version", "week", member)
+        store, member = registry.registry(), kind.member
+        keys = ("model_version", "window_start", "comparison", "slice_value")
         fleet = FleetRegistry(definition.name, store, lake.lake())
         in_force = fleet.assignment()
         if in_force is None:
             return _no_report("no champion yet")
         features = lake.lake().table(definition.features)
         table = lake.lake().table(table_key(names.drift))
-        history = judged = pl.DataFrame({"model_version": [], "week": []})
+        history = judged = pl.DataFrame({"model_version": [], "window_start": []})
         comparison.take_over(table, definition)
         profiles = lake.lake().table(table_key(names.profile))
         months = comparison.compare_windows(table, profiles, definition, in_force, context.run_id)
         if table.exists():
             judgements = table.scan().filter(pl.col("comparison") == comparison.CHALLENGER)
-            judged = judgements.select("model_version", "week").unique().collect()
+            judged = judgements.select("model_version", "window_start").unique().collect()
             # Of the versions in force; a new one begins without.
             mine = judgements.filter(pl.col("model_version") == in_force.versions_of(member))
             history = mine.select(of_verdict).collect()
         edge = features.scan().select(pl.col(kind.time_column).max()).collect().item()
-        zone = definition.schedules.time_zone
-        # Members that have fallen silent are not judged, nor is a version that serves none but them.
-        recent = pl.col("month") >= (edge - LOOK_BACK).date().replace(day=1)
-        heard = (
-            features.scan().filter(recent, pl.col(definition.target).is_not_null()).select(member).unique().collect()
-        )
+        heard = _heard(definition, features.scan(), edge)
         cutoffs = {
             version: datetime.fromisoformat(store.version(definition.name, version).tags["cutoff"])
-            for version in {in_force.version_of(one) for one in heard[member]}
+            for version in {in_force.version_of(one) for one in heard}
         }
         last = dict(judged.group_by("model_version").max().iter_rows())
-        # week -> the versions that were trained by then and have not been judged in it
-        weeks: dict[datetime, list[int]] = {}
-        for week in whole_weeks(min(cutoffs.values(), default=edge), edge, zone):
-            # A week before the last one judged had no hour to score: it is not asked for again.
-            due = [v for v, cutoff in cutoffs.items() if week >= cutoff and (v not in last or week > last[v])]
+        # window -> the versions that were trained by then and have not been judged in it
+        waiting: dict[datetime, list[int]] = {}
+        for start in windows.whole(min(cutoffs.values(), default=edge), edge):
+            # A window before the last one judged had nothing to score: it is not asked for again.
+            due = [v for v, cutoff in cutoffs.items() if start >= cutoff and (v not in last or start > last[v])]
             if due:
-                weeks[week] = due
-        if history.is_empty() and not weeks:
-            return _no_report("no full week since the champion was trained")
+                waiting[start] = due
+        if history.is_empty() and not waiting:
+            return _no_report(f"no full {kind.window} since the champion was trained")
         moved, evidence, drifted = pl.DataFrame(), None, []
         others = set(definition.drift.channels) - {"challenger"}
-        if weeks or others:
-            model = fleet.load(kind, in_force, heard[member].to_list())
+        if waiting or others:
+            model = fleet.load(kind, in_force, heard)
             dataset = kind.dataset(features.scan())
             with engine(get_settings()):
-                for week, due in weeks.items():
-                    context.log.info(f"week of {week:%Y-%m-%d}: {', '.join(definition.drift.channels)}")
-                    new = (
-                        kind.weekly_losses(model, dataset, week, shadow="challenger" in definition.drift.channels)
-                        .with_columns(
-                            model_version=in_force.versions_of(member), report=pl.lit(_report_name(week, zone))
-                        )
-                        .filter(pl.col("model_version").is_in(due))
+                shadow = "challenger" in definition.drift.channels
+                for start, due in waiting.items():
+                    context.log.info(f"{kind.window} of {start:%Y-%m-%d}: {', '.join(definition.drift.channels)}")
+                    new = kind.window_losses(model, dataset, *windows.bounds(start), shadow=shadow).with_columns(
+                        window_start=pl.lit(start, comparison.UTC_TIME),
+                        model_version=in_force.versions_of(member),
+                        report=pl.lit(windows.report(start)),
                     )
+                    new = new.filter(pl.col("model_version").is_in(due))
                     earlier = new if history.is_empty() else pl.concat([history.select(new.columns), new])
-                    beside = kind.evidence(model, dataset, week, definition.drift) if others else None
+                    beside = kind.evidence(model, dataset, start, definition.drift) if others else None
                     verdict = kind.verdict(earlier, definition.drift, beside)
                     drifted = verdict.series.filter(verdict="drift")[member].to_list()
                     statistics = verdict.series.with_columns(fleet_verdict=pl.lit(verdict.verdict))
@@ -177,14 +174,16 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
                     months += rows["month"].unique().cast(pl.String).to_list()
                     rows = rows.select(of_verdict)
                     history = rows if history.is_empty() else pl.concat([history, rows])
-            latest: Any = max(weeks) if weeks else history["week"].max()
+            latest: Any = max(waiting) if waiting else history["window_start"].max()
+            start, end = windows.bounds(latest)
             if drifted:
-                moved = kind.explain(dataset, drifted, latest, WEEK)
+                moved = kind.explain(dataset, drifted, start, end - start)
             evidence = kind.evidence(model, dataset, latest, definition.drift, moved)
         verdict = kind.verdict(history, definition.drift, evidence)
         if verdict.window_end is None:
-            return _no_report("no week since the champion was trained has enough hours to score")
-        report, champion = _report_name(verdict.window_end - WEEK, zone), in_force.champion
+            return _no_report(f"no {kind.window} since the champion was trained has enough to score")
+        judged_last = windows.containing(verdict.window_end - timedelta(microseconds=1))
+        report, champion = windows.report(judged_last), in_force.champion
         of_all = table.scan().filter(pl.col("comparison") == comparison.CHALLENGER).select(of_verdict).collect()
         pictures = kind.drift_pictures(of_all, features.scan(), definition.drift)
         shown: dict[str, Any] = {
@@ -200,9 +199,14 @@ def drift_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.As
     return drift, contract_check(drift, contract, written=months_written(names.drift))
 
 
-def _report_name(week: datetime, zone: str) -> str:
-    """The local date at which a week ends names the report about it."""
-    return f"{week.astimezone(ZoneInfo(zone)) + WEEK:%Y-%m-%d}"
+def _heard(definition: ModelDefinition, features: pl.LazyFrame, edge: datetime) -> list[str]:
+    """Who is judged: not members that have fallen silent, nor a version that serves none but them."""
+    member = definition.kind.member
+    if member not in definition.kind.keys:
+        return [ALL]
+    recent = pl.col("month") >= (edge - LOOK_BACK).date().replace(day=1)
+    known = pl.lit(True) if definition.target is None else pl.col(definition.target).is_not_null()
+    return features.filter(recent, known).select(pl.col(member).unique()).collect()[member].to_list()
 
 
 def _no_report(reason: str) -> dg.MaterializeResult:

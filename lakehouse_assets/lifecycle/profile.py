@@ -1,14 +1,16 @@
-"""Profiles: what values, inputs, predictions and errors were like, week by week, and where a version was trained.
+"""Profiles: what values, inputs, predictions and errors were like, window by window, and where a version was trained.
 
-A row is a window, a slice and a column. Windows are whole weeks of the times at which predictions are made, as the
-drift verdict judges them; finer ones would be noise to it. Slices are all rows (null, null), the groups, the members,
-and the versions that predicted. The rows of granularity `baseline` say what a version in force was trained on: a year
-of features before its cutoff, and the errors of its backtest.
+A row is a window, a slice and a column. Windows are whole weeks of the times at which predictions are made, or months
+with their snapshot, as the drift verdict judges them; finer ones would be noise to it. Slices are all rows (null,
+null), the groups, the members where they have models of their own, and the versions that predicted. The rows of
+granularity `baseline` say what a version in force was trained on: a year of features before its cutoff, and the errors
+of its backtest.
 
-Each week is computed once, and written whole in one commit, so that a run that is killed between two weeks has done
-the first. What comes late (a value, a prediction, an error) is looked for at every run, five weeks back from the last
-window, by counting what there is now, and by the mean of the target: a week of which there is more than when it was
-computed, or that was corrected, is computed again and replaced. What comes later than that is not in the profile.
+Each window is computed once, and written whole in one commit, so that a run that is killed between two has done the
+first. What comes late (a value, a prediction, an error) is looked for at every run, five weeks back from the last
+window, and as much further as the kind's truth takes to come, by counting what there is now, and by the mean of the
+target: a window of which there is more than when it was computed, or that was corrected, is computed again and
+replaced. What comes later than that is not in the profile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,7 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 import polars as pl
+import polars.selectors as cs
 
 from lakehouse_assets.lake.resource import LakeResource
 from lakehouse_assets.lake.table import Lake, Table
@@ -25,8 +28,8 @@ from lakehouse_assets.lifecycle.contracts import MODEL_VERSION, MONTH, WINDOW, c
 from lakehouse_assets.lifecycle.evidence import has_backtest, load_backtest
 from lakehouse_assets.lifecycle.fleet import FleetRegistry
 from lakehouse_assets.lifecycle.names import Names, table_key
-from lakehouse_assets.lifecycle.windows import GRANULARITY, LOOK_BACK, month_of, week_end, week_of, whole_weeks
-from lakehouse_assets.ml.definition import Columns, ModelDefinition
+from lakehouse_assets.lifecycle.windows import LOOK_BACK, Windows, month_of
+from lakehouse_assets.ml.definition import ALL, Columns, ModelDefinition
 from lakehouse_assets.ml.profile import STATISTICS, profiled, united
 from lakehouse_assets.registry.resource import RegistryResource
 
@@ -41,16 +44,18 @@ _ROWS = 2_000_000
 def profile_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
     """The asset `monitoring/<name>_profile` and the check of its contract."""
     names = Names(definition.name)
+    errors = [names.errors] if definition.kind.error_columns else []
     never_null = ("window_start", "window_end", "granularity", "column", "count", "nulls", "zeros", "month")
     contract = contract_of("Profile", COLUMNS, never_null, {}, unique=(*KEYS, "model_version"))
 
     @dg.asset(
         key=names.profile,
-        deps=[names.promotion, names.series, names.errors, dg.AssetKey(definition.features.split("/"))],
+        deps=[names.promotion, names.series, names.prediction, *errors, dg.AssetKey(definition.features.split("/"))],
         group_name="monitoring",
         description=(
-            f"Profiles of the target of {definition.name}, its main inputs, predictions and errors: by week, over all, "
-            "by group, member and version; and of what the versions in force were trained on."
+            f"Profiles of the target of {definition.name}, its main inputs, predictions and errors: by "
+            f"{definition.kind.window}, over all, by group, member and version; and of what the versions in force were "
+            "trained on."
         ),
         kinds={"delta", "polars"},
         owners=["team:lakehouse"],
@@ -79,17 +84,17 @@ def profile_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.
             with load_backtest(store, run) as backtest:
                 errors = definition.kind.backtest_errors(backtest.result)
                 written.append(_write(table, sources.baseline(v, cutoffs[v], errors), context.run_id))
-        weeks = []
-        for week in sources.due(table, min(cutoffs.values())):
-            context.log.info(f"week of {week:%Y-%m-%d}: profiles")
-            written.append(_write(table, sources.week(week), context.run_id))
-            weeks.append(f"{week:%Y-%m-%d}")
+        profiled = []
+        for start in sources.due(table, min(cutoffs.values())):
+            context.log.info(f"{definition.kind.window} of {start:%Y-%m-%d}: profiles")
+            written.append(_write(table, sources.window(start), context.run_id))
+            profiled.append(f"{start:%Y-%m-%d}")
         if not table.exists():
             return dg.MaterializeResult(metadata={"reason": "no features yet"})
         version = table.version()
         return dg.MaterializeResult(
             metadata={
-                "weeks": dg.MetadataValue.json(weeks),
+                "windows": dg.MetadataValue.json(profiled),
                 "months": dg.MetadataValue.json(sorted({month for months in written for month in months})),
                 "dagster/row_count": table.row_count(),
                 "delta_version": version,
@@ -128,10 +133,15 @@ class Sources:
     definition: ModelDefinition
     lake: Lake
 
+    @property
+    def windows(self) -> Windows:
+        """The windows that are profiled."""
+        return Windows.of_model(self.definition)
+
     def due(self, table: Table, since: datetime) -> list[datetime]:
-        """The weeks to compute: those that have ended and are new, or have grown since, none before `since`."""
+        """The windows to compute: those that are over and new, or have grown since, none before `since`."""
         time, target = self.definition.kind.time_column, self.definition.target
-        zone = self.definition.schedules.time_zone
+        windows, look_back = self.windows, LOOK_BACK + self.definition.kind.truth_after
         features = self._features()
         edge = features.select(pl.col(time).max()).collect().item()
         if edge is None:
@@ -139,55 +149,60 @@ class Sources:
         keys = ["window_start", "column"]
         known = pl.DataFrame(schema={**{name: COLUMNS[name][0] for name in (*keys, "count", "mean")}})
         if table.exists():
-            whole = (pl.col("granularity") == GRANULARITY) & pl.col("slice_key").is_null()
+            whole = (pl.col("granularity") == windows.granularity) & pl.col("slice_key").is_null()
             known = table.scan().filter(whole).select(known.columns).collect()
         if not known.is_empty():
             first, last = known.select(first=pl.col("window_start").min(), last=pl.col("window_start").max()).row(0)
-            since = max(first, last - LOOK_BACK)
-        weeks = whole_weeks(since, edge, zone)
-        if not weeks:
+            since = max(first, last - look_back)
+        starts = windows.whole(since, edge)
+        if not starts:
             return []
-        week = week_of(pl.col(time), zone).alias("window_start")
+        window = windows.of(pl.col(time)).alias("window_start")
+        targets = [(features, target)] if target else []
         counted = [
-            rows.filter(pl.col("month") >= weeks[0].date().replace(day=1))
-            .group_by(week)
+            rows.filter(pl.col("month") >= starts[0].date().replace(day=1))
+            .group_by(window)
             .agg(count=_known(column).sum().cast(pl.Int64), mean=pl.col(column).filter(_known(column)).mean())
             .select("window_start", pl.lit(column).alias("column"), "count", pl.col("mean").cast(pl.Float64))
-            for rows, column in [(features, target), *self._outcomes()]
+            for rows, column in [*targets, *self._outcomes()]
         ]
+        if not counted:
+            return []
         now = pl.concat(counted).filter(pl.col("count") > 0).collect(engine="streaming")
         both = now.join(known, on=keys, how="left", suffix="_then")
         # The means of predictions and errors follow from what is counted; that of the target may be set right later.
         off = (pl.col("mean") - pl.col("mean_then")).abs() > 1e-9 * pl.col("mean").abs()
         changed = pl.col("count").ne_missing(pl.col("count_then")) | (off & (pl.col("column") == target))
         due = set(both.filter(changed)["window_start"])
-        return [start for start in weeks if start in due]
+        return [start for start in starts if start in due]
 
-    def week(self, start: datetime) -> pl.DataFrame:
-        """The rows of the week that starts at a time."""
-        zone, time = self.definition.schedules.time_zone, self.definition.kind.time_column
-        bounds = pl.select(window_start=pl.lit(start), window_end=week_end(pl.lit(start), zone)).row(0)
-        within = _between(time, *bounds)
+    def window(self, start: datetime) -> pl.DataFrame:
+        """The rows of the window that starts at a time."""
+        bounds = self.windows.bounds(start)
+        within = _between(self.definition.kind.time_column, *bounds)
         outcomes = [(rows.filter(within), column) for rows, column in self._outcomes()]
-        return self._rows(GRANULARITY, bounds, within, outcomes)
+        return self._rows(self.windows.granularity, bounds, within, outcomes)
 
     def baseline(self, version: int, cutoff: datetime, errors: pl.LazyFrame | None) -> pl.DataFrame:
         """The rows of what a version was trained on; errors: of its backtest."""
-        kind, bounds, mine = self.definition.kind, (cutoff - _YEAR, cutoff), pl.lit(version, pl.Int64)
-        columns = (kind.prediction_column, kind.error_column)
+        kind, mine = self.definition.kind, pl.lit(version, pl.Int64)
+        # A snapshot is of the moment of the cutoff itself; a prediction that is made then comes after it.
+        bounds = (cutoff - _YEAR, cutoff + timedelta(microseconds=1) if kind.window == "month" else cutoff)
+        columns = [column for column in (kind.prediction_column, kind.error_column) if column]
         outcomes = [] if errors is None else [(errors.with_columns(model_version=mine), c) for c in columns]
         rows = self._rows(BASELINE, bounds, _between(kind.time_column, *bounds), outcomes)
         return rows.with_columns(model_version=mine)
 
     def _features(self) -> pl.LazyFrame:
-        return self.lake.table(self.definition.features).scan()
+        """The features; what is true or false counts as 1 or 0."""
+        return self.lake.table(self.definition.features).scan().with_columns(cs.boolean().cast(pl.Int8))
 
     def _outcomes(self) -> Iterator[tuple[pl.LazyFrame, str]]:
         """Predictions and errors, with the column that is profiled of each."""
         names, kind = Names(self.definition.name), self.definition.kind
         for key, column in ((names.prediction, kind.prediction_column), (names.errors, kind.error_column)):
             table = self.lake.table(table_key(key))
-            if table.exists():
+            if column and table.exists():
                 yield table.scan(), column
 
     def _rows(
@@ -198,14 +213,20 @@ class Sources:
         outcomes: Sequence[tuple[pl.LazyFrame, str]],
     ) -> pl.DataFrame:
         """The rows of a window: the features in it, and what came of predictions."""
-        kind, group = self.definition.kind, self.definition.group
-        member = kind.keys[1]
+        kind, member, target = self.definition.kind, self.definition.kind.member, self.definition.target
         features = self._features().filter(within)
         schema = features.collect_schema()
-        other = {*kind.keys, self.definition.target, "month"}
+        other = {*kind.keys, target, "month"}
         numeric = [name for name, dtype in schema.items() if dtype.is_numeric() and name not in other]
-        watched = [self.definition.target, *kind.main_inputs(numeric)]
-        group = group if group in schema else None
+        watched = [*([target] if target else []), *kind.main_inputs(numeric)]
+        group = self.definition.group if self.definition.group in schema else None
+        if member not in kind.keys:
+            # One model serves everybody: the rows of a group are profiled together as those of a member are elsewhere.
+            entity = kind.keys[1]
+            groups = pl.lit(ALL) if group is None else pl.coalesce(group, pl.lit(ALL))
+            grouped = features.select(entity, groups.alias(member)).group_by(entity).agg(pl.col(member).last())
+            features = features.join(grouped, on=entity, how="left")
+            outcomes = [(rows.join(grouped, on=entity, how="left"), column) for rows, column in outcomes]
         of_group = pl.lit(None, pl.String) if group is None else pl.col(group).last()
         members = features.group_by(member).agg(rows=pl.len(), group=of_group).sort(member).collect(engine="streaming")
         if members.is_empty():
@@ -223,24 +244,24 @@ class Sources:
                 parts.append(profiled(read, [member, "model_version"], columns, [kind.error_column]))
         by_member = pl.concat(parts).join(members.select(member, "group"), on=member, how="left")
         start, end = bounds
-        made = sliced(by_member, member, group).with_columns(
+        made = sliced(by_member, member if member in kind.keys else None, group).with_columns(
             window_start=pl.lit(start), window_end=pl.lit(end), granularity=pl.lit(granularity)
         )
         made = made.with_columns(month=month_of(pl.col("window_start")))
         return filled(made, COLUMNS).sort("column", "slice_key", "slice_value")
 
 
-def sliced(by_member: pl.DataFrame, member: str, group: str | None) -> pl.DataFrame:
+def sliced(by_member: pl.DataFrame, member: str | None, group: str | None) -> pl.DataFrame:
     """Profiles of all slices, from those by member and version: slice_key, slice_value, column, statistics, version.
 
-    by_member: `member`, `model_version` (null: none is concerned), `group`, and the profile. model_version, of a slice:
-    the only one in it; null where there are several.
+    by_member: `member`, `model_version` (null: none is concerned), `group`, and the profile. member: None: no slices of
+    their own. model_version, of a slice: the only one in it; null where there are several.
     """
     parts = []
     for key, column, rows in (
         (None, None, by_member),
         (group, "group", by_member.filter(pl.col("group").is_not_null())),
-        (member, member, by_member),
+        *([(member, member, by_member)] if member else []),
         ("model_version", "model_version", by_member.filter(pl.col("model_version").is_not_null())),
     ):
         value = pl.lit(None, pl.String) if column is None else pl.col(column).cast(pl.String)

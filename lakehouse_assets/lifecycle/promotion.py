@@ -59,7 +59,7 @@ class Decisions(dy.Schema):
 def promotion_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, list[dg.AssetChecksDefinition]]:
     """The assets `registry/<name>`, `registry/<name>_series` and its history, of one step, and their contracts."""
     names, kind = Names(definition.name), definition.kind
-    member = kind.keys[1]
+    member = kind.member
     contracts: dict[dg.AssetKey, ContractClass] = {
         names.promotion: Decisions,
         names.series: series_contract(kind),
@@ -211,7 +211,7 @@ def _in_part(
 
     refused: why the gate did not look at it, if it did not.
     """
-    member, rows = definition.kind.keys[1], fleet.rows()
+    member, rows = definition.kind.member, fleet.rows()
     trained = fleet.store.load(definition.name, challenger.version).series_ids
     moved = rows.filter(version=challenger.version)[member].to_list()
     stayed = rows.filter(pl.col(member).is_in(trained) & (pl.col("version") != challenger.version))

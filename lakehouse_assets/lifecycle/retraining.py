@@ -18,6 +18,7 @@ import dagster as dg
 
 from lakehouse_assets.lake.clock import Clock, as_utc
 from lakehouse_assets.lifecycle.asking import Report, Training, refusal
+from lakehouse_assets.lifecycle.contracts import has_ladder
 from lakehouse_assets.lifecycle.fleet import PARTIAL, SCOPE_TAG
 from lakehouse_assets.lifecycle.names import REPORT_TAG, REQUESTED_AT_TAG, TRIGGER_TAG, Names
 from lakehouse_assets.ml.definition import DriftPolicy, ModelDefinition
@@ -43,6 +44,8 @@ _RUNS, _REPORTS, _DECISIONS = 100, 100, 20
 def retraining_definitions(definition: ModelDefinition) -> dg.Definitions:
     """Jobs, schedules and the drift sensor of a model."""
     names = Names(definition.name)
+    rungs = [names.rungs] if has_ladder(definition.kind) else []
+    errors = [names.errors] if definition.kind.error_columns else []
     retrain = dg.define_asset_job(
         names.retrain_job,
         selection=dg.AssetSelection.assets(
@@ -51,7 +54,7 @@ def retraining_definitions(definition: ModelDefinition) -> dg.Definitions:
             names.series,
             names.series_history,
             names.prediction,
-            names.rungs,
+            *rungs,
         ),
         description="Train a challenger, let the gate decide, predict anew.",
         # A training gets a process of its own, forked from one that has the slow imports behind it.
@@ -61,13 +64,13 @@ def retraining_definitions(definition: ModelDefinition) -> dg.Definitions:
     )
     predict = dg.define_asset_job(
         names.predict_job,
-        selection=dg.AssetSelection.assets(names.prediction, names.rungs, names.errors),
+        selection=dg.AssetSelection.assets(names.prediction, *rungs, *errors),
         description="Predict with the champion; compare earlier predictions with what came.",
     )
     monitor = dg.define_asset_job(
         names.monitor_job,
         selection=dg.AssetSelection.assets(names.profile, names.drift),
-        description="Profile the weeks that have passed; judge whether a fresh fit would do better than the champion.",
+        description="Profile what has passed since; judge whether the champion has drifted.",
     )
     return dg.Definitions(
         jobs=[retrain, predict, monitor],

@@ -16,7 +16,7 @@ from lakehouse_assets.ml.ladder import rungs_of
 def rungs_asset(definition: ModelDefinition) -> tuple[dg.AssetsDefinition, dg.AssetChecksDefinition]:
     """The asset `monitoring/<name>_rungs` and the check of its contract."""
     names, kind = Names(definition.name), definition.kind
-    time, member = kind.time_column, kind.keys[1]
+    time, member = kind.time_column, kind.member
     keys = (time, member, "rung")
     of_member = {name: kind.prediction_columns[name] for name in (time, member)}
     contract = contract_of("Rungs", {**of_member, **RUNGS}, keys, {**MODEL_VERSION, **MONTH})

@@ -42,11 +42,13 @@ def scope_of(
         named: members that a person names; they go before a report.
 
     Raises:
-        ValueError: a member is named that the feature table does not know.
+        ValueError: members are named, but one model serves everybody.
     """
     if in_force is None:
         return Scope(None, "nothing is in force yet")
     if named:
+        if definition.kind.member not in definition.kind.keys:
+            raise ValueError(f"{definition.name} is one model for everybody: it is trained without naming {say(named)}")
         members = tuple(sorted(set(named)))
         return Scope(members, f"asked for by hand: {say(members)}")
     if report is None:
@@ -55,7 +57,7 @@ def scope_of(
     if not table.exists():
         return Scope(None, f"there is no report {report}")
     grow(table, definition.kind.drift_columns)
-    member = definition.kind.keys[1]
+    member = definition.kind.member
     current = pl.col("model_version") == in_force.versions_of(member)
     rows = table.scan().filter(pl.col("report") == report).with_columns(in_force=current).collect()
     rows = rows.sort("in_force", member, descending=[True, False]).unique(member, keep="first", maintain_order=True)
@@ -69,7 +71,7 @@ def scope_of_report(rows: pl.DataFrame, definition: ModelDefinition, report: str
     share of those that it judged, or when they drifted together and so few by themselves that the fleet's verdict does
     not follow from them.
     """
-    member, policy = definition.kind.keys[1], definition.retrain
+    member, policy = definition.kind.member, definition.retrain
     judged = rows.filter(pl.col("verdict") != "insufficient_data")
     if not judged["in_force"].any():
         return Scope((), f"report {report} judges nobody whose version is in force")

@@ -28,7 +28,7 @@ from lakehouse_assets.lifecycle.pictures import picture_metadata
 from lakehouse_assets.lifecycle.promotion import not_trained
 from lakehouse_assets.lifecycle.retraining import begins
 from lakehouse_assets.lifecycle.scope import scope_of
-from lakehouse_assets.ml.definition import BacktestResult, FittedModel, ModelDefinition, Search, Trial
+from lakehouse_assets.ml.definition import BacktestResult, FittedModel, ModelDefinition, Search, Searching, Trial
 from lakehouse_assets.ml.window import training_window
 from lakehouse_assets.registry.resource import RegistryResource
 from lakehouse_assets.registry.training_run import TrainingRun
@@ -114,13 +114,16 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
             ) as run,
         ):
             run.params({"seed": settings.seed, "cutoff": cutoff.isoformat(), "pins": json.dumps(pins)})
-            candidates = "auto" if settings.candidates == "auto" else definition.candidates
+            can_search = isinstance(kind, Searching)
+            candidates = "auto" if settings.candidates == "auto" and can_search else definition.candidates
             searched = None
             if settings.candidates == "deep" and isinstance(candidates, Mapping):
                 candidates = {**candidates, **definition.deep}
             if scope.members is not None:
                 candidates = kind.candidates_of_some(candidates, fitted_champion)
             if not isinstance(candidates, Mapping):
+                if not isinstance(kind, Searching):
+                    raise dg.Failure(f"{kind.name} has no search for candidates: name those of {definition.name}.")
                 search = candidates if isinstance(candidates, Search) else Search()
                 report = _reporter(context, run)
                 searched = kind.search(dataset, search, cutoff=cutoff, seed=settings.seed, report=report)
@@ -197,7 +200,7 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
 
 def _of_members(definition: ModelDefinition, rows: pl.LazyFrame, members: tuple[str, ...]) -> pl.LazyFrame:
     """The rows of some members; the range beside the list lets the reader skip files and groups of rows."""
-    member = pl.col(definition.kind.keys[1])
+    member = pl.col(definition.kind.member)
     mine = rows.filter(member.is_between(pl.lit(members[0]), pl.lit(members[-1])), member.is_in(members))
     found = mine.select(member.unique()).collect(engine="streaming").to_series()
     if missing := sorted(set(members) - set(found)):
@@ -231,11 +234,11 @@ def code_version(definition: ModelDefinition) -> str:
 
 
 def member_groups(definition: ModelDefinition, rows: pl.LazyFrame) -> dict[str, str | None] | None:
-    """Member (second key of the kind) -> group, from the feature table; None when the model has no groups."""
+    """Whom a prediction is of (the second key) -> group, from the feature table; None when the model has no groups."""
     if definition.group is None or definition.group not in rows.collect_schema():
         return None
-    member, group = definition.kind.keys[1], pl.col(definition.group)
-    latest = rows.group_by(member).agg(group.sort_by(definition.kind.time_column).last()).sort(member)
+    entity, group = definition.kind.keys[1], pl.col(definition.group)
+    latest = rows.group_by(entity).agg(group.sort_by(definition.kind.time_column).last()).sort(entity)
     return dict(latest.collect(engine="streaming").iter_rows())
 
 

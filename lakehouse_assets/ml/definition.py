@@ -13,9 +13,9 @@ A training run, as the life cycle sees it::
     decision = kind.gate(result, result.best, definition.gate, groups=..., has_champion=...)
     forecasts = challenger.predict(feature_frame)
 
-and a week of monitoring::
+and a window of monitoring, a week or a month::
 
-    row = kind.weekly_losses(champion, dataset, week)    # champion against a fresh fit of its own recipe
+    row = kind.window_losses(champion, dataset, start, end)    # champion against a fresh fit of its own recipe
     verdict = kind.verdict(history_of_rows, definition.drift)
 """
 
@@ -37,6 +37,9 @@ Columns = Mapping[str, tuple[pl.DataType, str]]
 
 CHAMPION = "champion"
 """The name under which the champion takes part in a backtest."""
+
+ALL = "all"
+"""The only member of a kind whose model is one for everybody."""
 
 
 @runtime_checkable
@@ -169,7 +172,7 @@ class FittedModel(Protocol):
 
     @property
     def series_ids(self) -> list[str]:
-        """The entities that it knows."""
+        """The members that it has a model of their own for; ``[ALL]`` where one serves everybody."""
         ...
 
     @property
@@ -190,7 +193,7 @@ class FittedModel(Protocol):
 class BacktestResult:
     """What a training run found.
 
-    best: the candidate with the lowest ``primary`` metric, and with it the challenger.
+    best: the candidate with the best ``primary`` metric, and with it the challenger.
     metrics: one row for each candidate and slice: candidate, slice ("overall" or a kind's own, such as "series",
     "horizon", "fold"), key (the slice's member as text; "" for overall), and the metrics as columns, primary included.
     folds: one row a fold; a kind's own columns, ``fold`` (Int32) first.
@@ -198,7 +201,8 @@ class BacktestResult:
     Lazily: of a large fleet they are more than memory holds.
     fitted: each candidate fitted on everything known at the cutoff.
     costs: shard (null: the whole fleet), candidate, stage, cpu_seconds, bytes.
-    unscored: series_id, reason: members that took no part, or of which no fold scores anything.
+    unscored: the member, reason: members that took no part, or of which no fold scores anything.
+    higher_is_better: of the primary metric; else the lowest is the best.
     curves: of each candidate that learns in epochs, the measures after each, of the fit at the cutoff.
     """
 
@@ -210,11 +214,14 @@ class BacktestResult:
     fitted: Mapping[str, FittedModel] = field(repr=False)
     costs: pl.DataFrame = field(default_factory=pl.DataFrame, repr=False)
     unscored: pl.DataFrame = field(default_factory=pl.DataFrame, repr=False)
+    higher_is_better: bool = False
     curves: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict, repr=False)
 
     def summary(self) -> dict[str, dict[str, float]]:
         """The overall metrics by candidate, the best first."""
-        overall = self.metrics.filter(slice="overall").sort(self.primary, nulls_last=True)
+        overall = self.metrics.filter(slice="overall").sort(
+            self.primary, descending=self.higher_is_better, nulls_last=True
+        )
         names = [c for c in overall.columns if c not in ("candidate", "slice", "key")]
         return {row["candidate"]: {n: row[n] for n in names} for row in overall.iter_rows(named=True)}
 
@@ -276,7 +283,7 @@ class GateDecision:
 
 
 class DriftVerdict(Protocol):
-    """A kind's drift verdict: what it says of the whole, and of each member (``series`` of a forecast)."""
+    """A kind's drift verdict: what it says of the whole, and of each member."""
 
     @property
     def verdict(self) -> str:
@@ -285,17 +292,17 @@ class DriftVerdict(Protocol):
 
     @property
     def window_start(self) -> datetime | None:
-        """Start of the first week that was judged."""
+        """Start of the first window that was judged."""
         ...
 
     @property
     def window_end(self) -> datetime | None:
-        """End of the last week that was judged."""
+        """End of the last window that was judged."""
         ...
 
     @property
     def series(self) -> pl.DataFrame:
-        """One row a member: series_id, verdict, and the kind's statistics."""
+        """One row a member: the member, verdict, due, since, expected_gain, and the kind's statistics."""
         ...
 
     @property
@@ -309,6 +316,23 @@ class DriftVerdict(Protocol):
         ...
 
 
+@runtime_checkable
+class Searching(Protocol):
+    """A kind that can search for candidates."""
+
+    def search(
+        self,
+        dataset: Any,
+        search: Search,
+        *,
+        cutoff: datetime | None = None,
+        seed: int = 0,
+        report: Callable[[Trial], None] | None = None,
+    ) -> SearchResult:
+        """Find candidates by trial; each trial is reported as it ends."""
+        ...
+
+
 class Kind(Protocol):
     """What a kind of model brings to the life cycle."""
 
@@ -319,22 +343,46 @@ class Kind(Protocol):
 
     @property
     def keys(self) -> Sequence[str]:
-        """The key columns of a prediction: when it is made, of which member, for when."""
+        """The key columns of a prediction: when it is made, of whom, and, of a forecast, for when."""
+        ...
+
+    @property
+    def member(self) -> str:
+        """The column of the members: those whom a version may have a model of their own for.
+
+        One of the keys; or, where one model serves everybody, a word of its own (``population``), which is no column of
+        the features or the predictions, and whose only value is ``ALL``.
+        """
+        ...
+
+    @property
+    def window(self) -> Literal["week", "month"]:
+        """What monitoring judges at a time: the predictions made in a week; or those of a month, which begins with a
+        snapshot and has no other.
+        """
+        ...
+
+    @property
+    def truth_after(self) -> timedelta:
+        """How long after a prediction it may take, as a rule, until it is known what came true; 0: days at most."""
         ...
 
     @property
     def prediction_columns(self) -> Columns:
-        """The columns of a prediction."""
+        """The columns of a prediction; with ``rung`` and ``reason`` among them, who predicted is watched, too."""
         ...
 
     @property
     def error_columns(self) -> Columns:
-        """The columns of a prediction compared with what came true."""
+        """The columns of a prediction compared with what came true; none where nothing ever does."""
         ...
 
     @property
     def drift_columns(self) -> Columns:
-        """The columns of a member's weekly verdict; keyed by the member and ``week``."""
+        """The columns of a member's verdict about a window: the member, what ``window_losses`` and the verdict find.
+
+        ``verdict``, ``due``, ``since`` and ``expected_gain`` are among them.
+        """
         ...
 
     @property
@@ -349,12 +397,12 @@ class Kind(Protocol):
 
     @property
     def error_column(self) -> str:
-        """The column of an error that says by how much a prediction missed; 0 is right."""
+        """The column of an error that says by how much a prediction missed; 0 is right. Empty: there are no errors."""
         ...
 
     @property
     def loss_column(self) -> str:
-        """The column of an error of which the drift verdict compares the means."""
+        """What the drift verdict is about: a column of an error or of a prediction."""
         ...
 
     @property
@@ -364,18 +412,6 @@ class Kind(Protocol):
 
     def dataset(self, rows: pl.DataFrame | pl.LazyFrame) -> Any:
         """Rows of the feature table as a data set; rows that come lazily are read when and where they are needed."""
-        ...
-
-    def search(
-        self,
-        dataset: Any,
-        search: Search,
-        *,
-        cutoff: datetime | None = None,
-        seed: int = 0,
-        report: Callable[[Trial], None] | None = None,
-    ) -> SearchResult:
-        """Find candidates by trial; each trial is reported as it ends."""
         ...
 
     def backtest(
@@ -447,40 +483,47 @@ class Kind(Protocol):
         ...
 
     def backtest_errors(self, result: BacktestResult) -> pl.LazyFrame:
-        """The out-of-sample predictions of a backtest's best candidate: the member, what was predicted, the error."""
+        """The out-of-sample predictions of a backtest's best candidate: of whom (the second key), what was predicted,
+        and the error, if there is one.
+        """
         ...
 
-    def weekly_losses(
+    def window_losses(
         self,
         champion: Any,
         dataset: Any,
-        week: datetime,
+        start: datetime,
+        end: datetime,
         *,
         fresh: Any = None,
         seed: int | None = None,
         shadow: bool = True,
     ) -> pl.DataFrame:
-        """The losses of the champion and of a fresh fit of its recipe in the week that starts at ``week``.
+        """What can be said of the champion in a window, one row a member: its losses, and those of a fresh fit of its
+        recipe; or, where the truth comes late, how far inputs and predictions are from what it was trained on.
 
         shadow: whether a fresh fit is made, where none is given.
         """
         ...
 
     def evidence(
-        self, champion: Any, dataset: Any, week: datetime, policy: DriftPolicy, moved: pl.DataFrame | None = None
+        self, champion: Any, dataset: Any, start: datetime, policy: DriftPolicy, moved: pl.DataFrame | None = None
     ) -> Any:
-        """What the policy's channels lean on besides the losses of a week.
+        """What the policy's channels lean on besides the losses of the window that starts at a time.
 
         moved: of :meth:`explain`; with it, all that findings tell, whether it calls a drift or not.
         """
         ...
 
     def verdict(self, history: pl.DataFrame, policy: DriftPolicy, evidence: Any = None) -> DriftVerdict:
-        """The drift verdict from weekly losses, and from what :meth:`evidence` has found."""
+        """The drift verdict from the rows of :meth:`window_losses` so far, and from what :meth:`evidence` has found.
+
+        history: with ``window_start`` and ``model_version`` beside them.
+        """
         ...
 
-    def explain(self, dataset: Any, members: Sequence[str], week: datetime, span: timedelta) -> pl.DataFrame:
-        """What moved with a drift: statistics of the drifted members' inputs in the week against the time before."""
+    def explain(self, dataset: Any, members: Sequence[str], start: datetime, span: timedelta) -> pl.DataFrame:
+        """What moved with a drift: statistics of the drifted members' inputs in a window against the time before."""
         ...
 
     def pictures(self, result: BacktestResult) -> dict[str, bytes]:
@@ -492,13 +535,13 @@ class Kind(Protocol):
         ...
 
     def drift_pictures(self, history: pl.DataFrame, features: pl.LazyFrame, policy: DriftPolicy) -> dict[str, bytes]:
-        """PNG pictures of the weekly verdicts by name; history: rows of the drift table, of all versions."""
+        """PNG pictures of the verdicts by name; history: rows of the drift table, of all versions."""
         ...
 
     def finding_pictures(
         self, history: pl.DataFrame, features: pl.LazyFrame, finding: Mapping[str, Any]
     ) -> dict[str, bytes]:
-        """PNG pictures of one finding by name, from the weekly losses and rows of the feature table."""
+        """PNG pictures of one finding by name, from the rows of the windows and those of the feature table."""
         ...
 
 
@@ -507,6 +550,7 @@ class ModelDefinition:
     """All that the life cycle needs to know about a model.
 
     name: of the registered model and of all its assets. features: the key of its feature table ("features/demand").
+    target: the column of it that is predicted; None: what is predicted stands nowhere.
     candidates: by name, in the order in which ties are broken; or a search for them, ``"auto"`` being the search for
     those who do not want to choose. primary metric and tests are the kind's.
     group: a text column of the feature table by which the gate looks after groups of members.
@@ -517,7 +561,7 @@ class ModelDefinition:
     name: str
     description: str
     features: str
-    target: str
+    target: str | None
     kind: Kind
     candidates: Mapping[str, Candidate] | Search | Literal["auto"]
     gate: GatePolicy = GatePolicy()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -67,6 +67,9 @@ class Forecast:
 
     name = "forecast"
     keys = ("issued_at", "series_id", "ts")
+    member = "series_id"
+    window: ClassVar[Literal["week", "month"]] = "week"
+    truth_after = timedelta(0)
     prediction_columns = MappingProxyType(
         {
             "issued_at": (UTC_TIME, "When the forecast was made; only what was known by then was used."),
@@ -361,11 +364,12 @@ class Forecast:
         yhat = pl.col(result.best)
         return result.losses.select("series_id", yhat=yhat, error=yhat - pl.col("y"))
 
-    def weekly_losses(
+    def window_losses(
         self,
         champion: Champion,
         dataset: Shards | Panel,
-        week: datetime,
+        start: datetime,
+        end: datetime,
         *,
         fresh: Champion = None,
         seed: int | None = None,
@@ -373,11 +377,13 @@ class Forecast:
     ) -> pl.DataFrame:
         """See :func:`lakehouse_assets.ml.drift.weekly_losses`; ``fresh`` is fitted at the start of the week.
 
+        start, end: of the week, on a local clock: one in which that changes is an hour shorter or longer.
+
         shadow: False where no fresh fit is to be made.
         """
         shards = self.dataset(dataset)
         if not isinstance(champion, Fleet):
-            return self._losses_of(champion, shards, shards.series, week, fresh, seed, shadow)
+            return self._losses_of(champion, shards, shards.series, (start, end), fresh, seed, shadow)
         # Each version against a fresh fit of its own recipe, and that only for those whom it serves.
         versions = champion.series_by_version(shards.series)
         return pl.concat(
@@ -385,7 +391,7 @@ class Forecast:
                 champion.models[version],
                 shards,
                 served,
-                week,
+                (start, end),
                 fresh.models[version] if isinstance(fresh, Fleet) else fresh,
                 seed,
                 shadow,
@@ -398,15 +404,14 @@ class Forecast:
         champion: Champion,
         shards: Shards,
         served: Sequence[str],
-        week: datetime,
+        week: tuple[datetime, datetime],
         fresh: Champion,
         seed: int | None,
         shadow: bool,
     ) -> pl.DataFrame:
         """The losses of a version for the series that it serves; what learns across series learns from all of them."""
-        start = microseconds(week)
-        # Half a day short: a week in which the clock changes has its issue times an hour earlier or later.
-        days = Week(start, start + WEEK * DAY_US - DAY_US // 2, shadow)
+        start, end = map(microseconds, week)
+        days = Week(start, end, shadow)
         seed = champion.seed if seed is None else seed
         mine = shards if len(served) == len(shards.series) else shards.of_series(served)
         if fresh is None and shadow:
@@ -417,7 +422,7 @@ class Forecast:
         rows = [
             drift.weekly_losses(
                 seen.window.series,
-                week,
+                week[0],
                 seen.window.target,
                 seen.champion,
                 seen.fresh,
@@ -434,12 +439,12 @@ class Forecast:
         self,
         champion: Champion,
         dataset: Shards | Panel,
-        week: datetime,
+        start: datetime,
         policy: DriftPolicy,
         moved: pl.DataFrame | None = None,
     ) -> Evidence:
         """What the channels lean on besides the losses; with ``moved`` (:meth:`explain`), what findings tell, too."""
-        end = microseconds(week) + WEEK * DAY_US
+        end = microseconds(start) + WEEK * DAY_US
         with_regimes, with_inputs = moved is not None, "input" in policy.channels
         found = []
         if with_regimes or with_inputs:
@@ -447,7 +452,7 @@ class Forecast:
             tasks = ((shard, end, policy, with_regimes, with_inputs) for shard in span)
             found = list(each(_beside, tasks))
         return Evidence(
-            week=week,
+            week=start,
             past=champion.past if "error" in policy.channels else None,
             inputs=inputs.decided(pl.concat(moves for _, moves in found), policy) if with_inputs else None,
             regimes=pl.concat(regimes for regimes, _ in found) if with_regimes else pl.DataFrame(),
@@ -458,15 +463,17 @@ class Forecast:
         """See :func:`lakehouse_assets.ml.drift.verdict`."""
         return drift.verdict(history, policy, evidence)
 
-    def explain(self, dataset: Shards | Panel, members: Sequence[str], week: datetime, span: timedelta) -> pl.DataFrame:
+    def explain(
+        self, dataset: Shards | Panel, members: Sequence[str], start: datetime, span: timedelta
+    ) -> pl.DataFrame:
         """The widest moves of the drifted series' inputs, the latest four weeks against the half year before.
 
         Columns as of :func:`lakehouse_assets.ml.inputs.input_drift`; at most three a series, the widest first.
         """
-        end = microseconds(week + span)
-        begin, start = end - 28 * DAY_US, end - 210 * DAY_US
-        few = self.dataset(dataset).of_series(members).between(start, end).panel()
-        reference, current = few.between(start, begin), few.between(begin, end)
+        end = microseconds(start + span)
+        recent, oldest = end - 28 * DAY_US, end - 210 * DAY_US
+        few = self.dataset(dataset).of_series(members).between(oldest, end).panel()
+        reference, current = few.between(oldest, recent), few.between(recent, end)
         if not reference.shape[1] or not current.shape[1]:
             return pl.DataFrame()
         return inputs.input_drift(reference, current).group_by("series_id", maintain_order=True).head(3)

@@ -12,8 +12,6 @@ from lakehouse_assets.lifecycle.fleet import FleetRegistry, summary
 from lakehouse_assets.lifecycle.names import REQUESTED_AT_TAG, TRIGGER_TAG, Names, table_key
 from lakehouse_assets.registry.tracking import ModelVersion, Registry
 
-METRICS = ("mae", "mape", "rmse", "mase", "bias")
-
 
 def status(lake: Lake, registry: Registry, instance: dg.DagsterInstance, models: Sequence[str]) -> dict[str, Any]:
     """The state of the lakehouse.
@@ -53,12 +51,12 @@ def _version(version: ModelVersion | None) -> dict[str, Any] | None:
         "trained_at": version.tags["trained_at"],
         "candidate": version.tags["candidate"],
         "pins": dict(version.pins),
-        "metrics": {name: version.metrics[name] for name in METRICS if name in version.metrics},
+        "metrics": dict(version.metrics),
     }
 
 
 def _last_week(instance: dg.DagsterInstance, names: Names) -> dict[str, float]:
-    """The measures of the last week of predictions that was compared with what came: errors, coverage, pinball loss."""
+    """The measures of the last week of predictions that was compared with what came, whatever the kind has."""
     event = instance.get_latest_materialization_event(names.errors)
     metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
     start = "last_week_"

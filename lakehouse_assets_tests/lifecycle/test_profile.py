@@ -24,7 +24,7 @@ def weeks_computed(house: House) -> Any:
     event = house.instance.get_latest_materialization_event(NAMES.profile)
     assert event is not None
     assert event.asset_materialization is not None
-    return event.asset_materialization.metadata["weeks"].value
+    return event.asset_materialization.metadata["windows"].value
 
 
 def versions(house: House) -> tuple[int, int]:

@@ -83,14 +83,16 @@ def test_what_the_fleet_says_of_itself_is_said_by_the_version_in_force(models: d
 
 def test_a_fleet_is_backtested_and_watched_as_any_champion(models: dict, frame: pl.DataFrame) -> None:
     fleet = KIND.compose(models, {"S0": 1, "S1": 3}, 2)
-    losses = KIND.weekly_losses(fleet, KIND.dataset(frame), WEEK).sort("series_id")
+    losses = KIND.window_losses(fleet, KIND.dataset(frame), WEEK, WEEK + timedelta(days=7)).sort("series_id")
     assert losses["series_id"].to_list() == ["S0", "S1", "S2"]
     for version, series in ((1, "S0"), (3, "S1"), (2, "S2")):
-        alone = KIND.weekly_losses(models[version], KIND.dataset(frame), WEEK).filter(series_id=series)
+        alone = KIND.window_losses(models[version], KIND.dataset(frame), WEEK, WEEK + timedelta(days=7)).filter(
+            series_id=series
+        )
         assert losses.filter(series_id=series).equals(alone), series
     fresh = KIND.refit(fleet, KIND.dataset(frame), WEEK)
     assert isinstance(fresh, Fleet)
-    assert KIND.weekly_losses(fleet, KIND.dataset(frame), WEEK, fresh=fresh).height == 3
+    assert KIND.window_losses(fleet, KIND.dataset(frame), WEEK, WEEK + timedelta(days=7), fresh=fresh).height == 3
     later = frame["issued_at"].max()
     result = KIND.backtest(KIND.dataset(frame), {"ridge": Ridge()}, cutoff=later, champion=fleet)
     scored = result.losses.filter("champion_own").collect().sort(KEYS)

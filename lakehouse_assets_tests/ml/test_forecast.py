@@ -265,7 +265,7 @@ def test_a_changed_world_is_drift_and_the_retrained_model_is_promoted() -> None:
     start = datetime(2023, 1, 2, tzinfo=UTC)
     champion = KIND.backtest(panel, few, cutoff=start + timedelta(days=150)).fitted["ridge_on_published"]
     weeks = [start + timedelta(days=d) for d in (164, 171, 178)]
-    history = pl.concat([KIND.weekly_losses(champion, panel, week) for week in weeks])
+    history = pl.concat([KIND.window_losses(champion, panel, week, week + timedelta(days=7)) for week in weeks])
     assert history.height == 9
     found = KIND.verdict(history, DriftPolicy())
     assert found.verdict == "drift"
@@ -296,7 +296,9 @@ def test_a_champion_whose_fit_is_dear_is_judged_by_its_errors_alone() -> None:
     assert champion.past.weeks.loss.shape == (3, 12, 4)
     policy = DriftPolicy(channels=("error",))
     weeks = [start + timedelta(days=d) for d in range(217, 253, 7)]
-    history = pl.concat([kind.weekly_losses(champion, data, week, shadow=False) for week in weeks])
+    history = pl.concat(
+        [kind.window_losses(champion, data, week, week + timedelta(days=7), shadow=False) for week in weeks]
+    )
     assert history["fresh_loss"].null_count() == history.height
     evidence = kind.evidence(champion, data, weeks[-1], policy, pl.DataFrame())
     found = kind.verdict(history, policy, evidence)

@@ -1,6 +1,6 @@
 import pickle
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import joblib
@@ -120,7 +120,7 @@ def test_the_champion_of_other_shards_takes_part_and_is_refitted(table: pl.LazyF
     fresh = KIND.refit(champion, KIND.dataset(table), CUTOFF)
     day = table.filter(pl.col("issued_at") >= CUTOFF).collect()
     np.testing.assert_allclose(fresh.predict(day)["yhat"], champion.predict(day)["yhat"], rtol=1e-9)
-    week = KIND.weekly_losses(champion, dataset, CUTOFF)
+    week = KIND.window_losses(champion, dataset, CUTOFF, CUTOFF + timedelta(days=7))
     assert week["series_id"].to_list() == ["S0", "S1", "S2", "S3", "S4"]
     np.testing.assert_allclose(week["champion_loss"], week["fresh_loss"], rtol=0.1)
 
