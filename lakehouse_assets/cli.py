@@ -239,6 +239,32 @@ def show(model: ModelName, series: OneSeries = None, as_json: AsJson = False) ->
     out.print(grid)
 
 
+new_app = typer.Typer(help="Write the file of a new model or table.", rich_markup_mode="markdown", no_args_is_help=True)
+app.add_typer(new_app, name="new")
+
+
+@new_app.command("model")
+def new_model(
+    name: Annotated[str, typer.Argument(help="Its name: of the file, the registered model and all its assets.")],
+    kind: Annotated[str, typer.Option(help="What kind of model; a wrong one lists them.")],
+) -> None:
+    """Write a model's one file, which works at once on the demo's data; docs/your-own-model.md explains it.
+
+    Deleting the file removes the model from the graph.
+    """
+    from lakehouse_assets.operation.new import new_model as write
+
+    out.print(f"{write(name, kind)}: edit it, then `lakehouse retrain {name}`")
+
+
+@new_app.command("table")
+def new_table(key: Annotated[str, typer.Argument(help="ROOM/NAME, as gold/demand_weekly.")]) -> None:
+    """Write a table's one file: contract, transform, asset and check. Deleting the file removes the table."""
+    from lakehouse_assets.operation.new import new_table as write
+
+    out.print(f"{write(key)}: edit it; `make ui` shows it in the graph")
+
+
 @app.command()
 def retrain(
     model: ModelName,

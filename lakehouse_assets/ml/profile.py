@@ -54,8 +54,11 @@ def profiled(rows: pl.DataFrame, by: Sequence[str], columns: Sequence[str], erro
     A value that is not finite counts as none. errors: those of the columns that are errors of predictions.
     """
     x = pl.col("x")
-    known = [pl.when(pl.col(c).is_finite()).then(pl.col(c)).cast(pl.Float64).alias(c) for c in columns]
-    tall = rows.select(*by, *known).unpivot(on=list(columns), index=list(by), variable_name="column", value_name="x")
+    # A column may be called as one of the two that it is turned into.
+    known = [pl.when(pl.col(c).is_finite()).then(pl.col(c)).cast(pl.Float64).alias(f"of {c}") for c in columns]
+    wide = rows.select(*by, *known)
+    tall = wide.unpivot(on=[f"of {c}" for c in columns], index=list(by), variable_name="column", value_name="x")
+    tall = tall.with_columns(pl.col("column").str.strip_prefix("of "))
     made = tall.group_by(*by, "column").agg(
         count=x.count().cast(pl.Int64),
         nulls=x.null_count().cast(pl.Int64),
