@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lakehouse_assets.lifecycle.build import lifecycle
+from lakehouse_assets.ml.definition import ModelDefinition
 from lakehouse_assets_tests.lifecycle.conftest import House, definitions_of
 from lakehouse_assets_tests.lifecycle.toy_kind import ITEMS, Untold
 
@@ -92,11 +92,11 @@ def test_members_of_a_model_for_everybody_cannot_be_named(house: House) -> None:
 
 
 def test_stages_without_a_use_are_not_made(tmp_path: Path) -> None:
-    def assets(definitions: dg.Definitions) -> set[str]:
+    def watched(definition: ModelDefinition) -> set[str]:
+        definitions = definitions_of(definition, tmp_path)
+        dg.Definitions.validate_loadable(definitions)
         keys = definitions.resolve_asset_graph().materializable_asset_keys
         return {key.path[-1] for key in keys if key.path[0] == "monitoring"}
 
-    assert assets(lifecycle(ITEMS)) == {"items_errors", "items_profile", "items_drift"}
-    untold = replace(ITEMS, kind=Untold(), target=None)
-    assert assets(lifecycle(untold)) == {"items_profile", "items_drift"}
-    dg.Definitions.validate_loadable(definitions_of(untold, tmp_path))
+    assert watched(ITEMS) == {"items_errors", "items_profile", "items_drift"}
+    assert watched(replace(ITEMS, kind=Untold(), target=None)) == {"items_profile", "items_drift"}
