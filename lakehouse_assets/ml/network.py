@@ -213,7 +213,7 @@ def _pace(share: float) -> float:
     return share / 0.1 if share < 0.1 else 0.5 * (1 + math.cos(math.pi * (share - 0.1) / 0.9))
 
 
-def _units(y: Rows, members: npt.NDArray[np.int64], count: int) -> Rows:
+def _units(y: Rows, members: npt.NDArray[np.integer], count: int) -> Rows:
     """(M + 1,) the mean size of each member's targets, so that all count alike; the last: their median, for others."""
     hours = np.isfinite(y)
     total = np.bincount(members, np.where(hours, np.abs(y), 0.0).sum(axis=1), count + 1)[:count]
