@@ -145,7 +145,7 @@ def replay(
 
     The project's own schedules and sensors are ticked by a clock that moves through the stretch: rows are landed as
     they became known, every day is predicted and compared, drift is watched for, and models are retrained and promoted
-    when the sensor, the schedule and the gate say so.
+    when the sensor, the schedule and the gate say so. Alerts are recorded, and sent to nobody.
     """
     settings = _settings()
     first, last, width = _time(start), _time(end), _step(step)
@@ -155,7 +155,10 @@ def replay(
         raise UsageError(f"{settings.home} holds no source yet: `lakehouse run --config FILE --until {start}` first")
     from lakehouse_assets.operation.execution import progress_bar
     from lakehouse_assets.operation.replay import replay as operate
+    from lakehouse_assets.operation.replay import unsent
 
+    if notice := unsent(settings):
+        out.print(notice)
     with _operator(settings) as operator:
         with progress_bar(out, "lakehouse replay", total=-(-(last - first) // width)) as (report, advance):
             operator.report = report

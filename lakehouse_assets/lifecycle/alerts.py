@@ -3,6 +3,8 @@
 The sensor reads the event log, keeps what was done in the report's pages, and asks for a run for each message and
 channel: a run can wait for a slow server, be seen when it fails, and be repeated, and nothing else waits for it. A
 message's key is in its run key, so that it is asked for once, and in the message, for those that come twice.
+
+A report that was made in a replay is about the past: its messages are recorded as runs that send nothing.
 """
 
 import json
@@ -16,7 +18,7 @@ import dagster as dg
 
 from lakehouse_assets.lake.clock import Clock
 from lakehouse_assets.lifecycle.delivery import NotDeliveredError, channels, deliver
-from lakehouse_assets.lifecycle.names import ALERT_TAG, ATTEMPT_TAG, CHANNEL_TAG, REQUESTED_AT_TAG, Names
+from lakehouse_assets.lifecycle.names import ALERT_TAG, ATTEMPT_TAG, CHANNEL_TAG, REPLAYED_TAG, REQUESTED_AT_TAG, Names
 from lakehouse_assets.lifecycle.outcome import FINAL, Outcome, outcome_of
 from lakehouse_assets.lifecycle.reports import Reports, ReportsResource
 from lakehouse_assets.ml import findings as words
@@ -49,12 +51,13 @@ class Told:
     """The sensor's cursor.
 
     findings: id -> the report in which it was told of last. awaited: report -> its verdict, until its outcome is known.
-    seen: the latest report.
+    seen: the latest report. replayed: whether that was made in a replay, so that in truth nobody was told.
     """
 
     findings: dict[str, str] = field(default_factory=dict)
     awaited: dict[str, str] = field(default_factory=dict)
     seen: str | None = None
+    replayed: bool = False
 
     @classmethod
     def from_cursor(cls, cursor: str | None) -> "Told":
@@ -237,6 +240,9 @@ def alert_definitions(definition: ModelDefinition) -> dg.Definitions:
 
     @dg.op(name=names.send, description="Send a message to a webhook or by mail.")
     def send(context: dg.OpExecutionContext, config: AlertConfig) -> None:
+        if REPLAYED_TAG in context.run.tags:
+            context.log.info(f"{config.channel}: not sent, since it is about a replay")
+            return
         try:
             said = deliver(
                 config.channel,
@@ -288,6 +294,11 @@ def alert_sensor(definition: ModelDefinition, job: dg.JobDefinition) -> dg.Senso
             return dg.SkipReason("there is no drift report yet")
         report, verdict = str(about["report"]), str(about["verdict"])
         told = Told.from_cursor(context.cursor)
+        made_by = instance.get_run_by_id(event.run_id) if event else None
+        replayed = made_by is not None and REPLAYED_TAG in made_by.tags
+        if told.replayed and not replayed:
+            told.findings = {}  # nobody was told
+        told.replayed = replayed
         followed = {**told.awaited, report: verdict}
         now = clock.now()
         outcomes = {one: outcome_of(instance, definition, one, now) for one in followed}
@@ -306,10 +317,10 @@ def alert_sensor(definition: ModelDefinition, job: dg.JobDefinition) -> dg.Senso
         if news:
             messages.insert(0, findings_message(definition, settings, pages, about, news, outcomes[report]))
             told.tell(news, report)
-        requests, waiting = _again(instance, names, open_channels, now)
+        requests, waiting = ([], None) if replayed else _again(instance, names, open_channels, now)
         for message in messages:
             if not instance.get_runs(dg.RunsFilter(job_name=job.name, tags={ALERT_TAG: message.key}), limit=1):
-                requests += [_request(names, message, channel, now) for channel in open_channels]
+                requests += [_request(names, message, channel, now, replayed) for channel in open_channels]
         if requests:
             return dg.SensorResult(run_requests=requests, cursor=told.to_cursor())
         return dg.SensorResult(skip_reason=waiting or f"all is told about report {report}", cursor=told.to_cursor())
@@ -317,12 +328,16 @@ def alert_sensor(definition: ModelDefinition, job: dg.JobDefinition) -> dg.Senso
     return sensor
 
 
-def _request(names: Names, message: Message, channel: str, now: datetime) -> dg.RunRequest:
+def _request(names: Names, message: Message, channel: str, now: datetime, replayed: bool) -> dg.RunRequest:
     config = {"channel": channel, **asdict(message)}
-    return _attempt({"ops": {names.send: {"config": config}}}, message.key, channel, 1, now)
+    further = {REPLAYED_TAG: "true"} if replayed else {}
+    return _attempt({"ops": {names.send: {"config": config}}}, message.key, channel, 1, now, further)
 
 
-def _attempt(config: Mapping[str, Any], key: str, channel: str, attempt: int, now: datetime) -> dg.RunRequest:
+def _attempt(
+    config: Mapping[str, Any], key: str, channel: str, attempt: int, now: datetime, further: Mapping[str, str] = {}
+) -> dg.RunRequest:
+    """further: tags besides those of every attempt."""
     return dg.RunRequest(
         run_key=f"{key}:{channel}:{attempt}",
         run_config=config,
@@ -331,6 +346,7 @@ def _attempt(config: Mapping[str, Any], key: str, channel: str, attempt: int, no
             CHANNEL_TAG: channel,
             ATTEMPT_TAG: str(attempt),
             REQUESTED_AT_TAG: now.isoformat(),
+            **further,
         },
     )
 

@@ -10,6 +10,8 @@ ALERT_TAG = "lakehouse/alert"
 CHANNEL_TAG = "lakehouse/channel"
 ATTEMPT_TAG = "lakehouse/attempt"
 REQUESTED_AT_TAG = "lakehouse/requested_at"
+REPLAYED_TAG = "lakehouse/replayed"
+"""Of each run of a replay: what it does is about the past, and nobody is told."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lakehouse_assets.operation.conservation import rows_accounted_for
 from lakehouse_assets.operation.errors import RunFailed
 from lakehouse_assets.operation.execution import Operator, progress_bar
 from lakehouse_assets.operation.home import install_declaration, prepare_home
-from lakehouse_assets.operation.replay import Step, Ticked, replay, replayed_until
+from lakehouse_assets.operation.replay import Step, Ticked, replay, replayed_until, unsent
 from lakehouse_assets.operation.run import STAGES, run_everything
 from lakehouse_assets.registry.tracking import Registry
 from lakehouse_assets.settings import Settings
@@ -62,6 +62,8 @@ def quickstart(
                     if number:
                         advance()
         out.print(f"[bold]Built[/] as of {GO_LIVE}: landed, refined, trained, promoted, forecast.")
+        if notice := unsent(settings):
+            out.print(notice)
         weeks = (END - GO_LIVE) // timedelta(weeks=1)
         failed: list[Ticked] = []
         with progress_bar(out, "operate", total=weeks) as (report, advance):

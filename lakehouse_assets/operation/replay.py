@@ -1,7 +1,8 @@
 """Operating a stretch of history as if it were live: the project's schedules and sensors, ticked by a clock of ours.
 
 What Dagster's daemon does in real time is done here in simulated time: the definitions of the schedules and sensors are
-evaluated, and what they request is run, with the run keys, tags and cursors that the daemon would use.
+evaluated, and what they request is run, with the run keys, tags and cursors that the daemon would use. Runs of a replay
+bear a tag of their own, and what they have to tell leaves the house for nobody: it is about the past.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,8 +12,11 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from lakehouse_assets.lake.clock import Clock
+from lakehouse_assets.lifecycle.delivery import channels
+from lakehouse_assets.lifecycle.names import REPLAYED_TAG
 from lakehouse_assets.operation.errors import RunFailed
 from lakehouse_assets.operation.execution import Operator
+from lakehouse_assets.settings import Settings
 
 _POSITION = "lakehouse/replay/position"
 # What tells a run key of one sensor or schedule from that of another.
@@ -79,6 +83,14 @@ def replayed_until(instance: dg.DagsterInstance) -> datetime | None:
     """The end of the last step that any replay on this instance finished; None: there was none."""
     position = instance.daemon_cursor_storage.get_cursor_values({_POSITION}).get(_POSITION)
     return datetime.fromisoformat(position) if position else None
+
+
+def unsent(settings: Settings) -> str | None:
+    """What a person who replays is to know of the channels that are set for alerts; None: there are none."""
+    there = channels(settings)
+    if not there:
+        return None
+    return f"Alerts by {' and '.join(there)} are not sent in a replay; their runs have the tag {REPLAYED_TAG}."
 
 
 def _tick_everything(operator: Operator, before: datetime, now: datetime) -> Iterator[Ticked]:
@@ -157,7 +169,9 @@ def tick_sensor(operator: Operator, name: str, now: datetime) -> Iterator[Ticked
 
 def _run(operator: Operator, asked_by: str, request: dg.RunRequest, job: str | None, now: datetime) -> Iterator[Ticked]:
     """Run what was asked for, unless a run with its key exists: run keys are asked once, as by the daemon."""
-    tags = {**request.tags, "dagster/run_key": request.run_key} if request.run_key else dict(request.tags)
+    tags = {**request.tags, REPLAYED_TAG: "true"}
+    if request.run_key:
+        tags["dagster/run_key"] = request.run_key
     assert job is not None, f"{asked_by} asks for a run of no job"
     known: dict[str, str | list[str]] = {key: tags[key] for key in _ORIGIN if key in tags}
     if request.run_key and operator.instance.get_runs(dg.RunsFilter(tags={**known}), limit=1):

@@ -1,12 +1,29 @@
-"""`lakehouse replay`: a stretch of history, operated step by step."""
+"""`lakehouse replay`: a stretch of history, operated step by step, of which nobody is told."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import polars as pl
+import pytest
 
+from lakehouse_assets.lake.clock import Clock
+from lakehouse_assets.lake.io_manager import DeltaIOManager
+from lakehouse_assets.lifecycle.alerts import alert_definitions
+from lakehouse_assets.lifecycle.names import REPLAYED_TAG, Names
+from lakehouse_assets.lifecycle.reports import ReportsResource
+from lakehouse_assets.ml.findings import identified
+from lakehouse_assets.operation.execution import Operator, progress_logger
+from lakehouse_assets.operation.replay import replay, unsent
+from lakehouse_assets.settings import get_settings
+from lakehouse_assets_tests.lifecycle.conftest import TOY
+from lakehouse_assets_tests.lifecycle.servers import webhook
 from lakehouse_assets_tests.operation.commands import Kill
 from lakehouse_assets_tests.operation.conftest import KEYS, House
+
+NAMES = Names("toy")
 
 LIVE, END = "2024-05-02", "2024-05-14"
 REPLAY = ("replay", "--start", LIVE, "--end", END, "--step", "7d")
@@ -88,3 +105,88 @@ def it_goes_on_after_the_last_finished_step(operated: House) -> None:
     operated.assert_sound()
     last = operated.frame("predictions/demand_forecast")["issued_at"].max()
     assert last.astimezone(UTC) == datetime.fromisoformat(f"{later}T00:00+02:00").astimezone(UTC)
+
+
+def test_nobody_is_told_of_a_replay_and_live_operation_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Monday's job makes a report with a finding that goes on; the alert sensor is the model's own."""
+
+    @dg.asset(key=NAMES.drift)
+    def drift(clock: Clock) -> dg.MaterializeResult:
+        report = f"{clock.now():%Y-%m-%d}"
+        about = {"kind": "drift", "scope": "series", "members": ["A"], "since": "2023-05-15T00:00:00+00:00"}
+        found = identified([{**about, "regret": 0.1, "expected_gain": 0.1, "hours": "all"}], known, report)
+        known[:] = found
+        said = {"report": report, "verdict": "drift", "champion_version": 1, "findings": dg.MetadataValue.json(found)}
+        return dg.MaterializeResult(metadata=said)
+
+    known: list[Any] = []
+    job = dg.define_asset_job("monitor", [drift])
+    weekly = dg.ScheduleDefinition(
+        job=job, cron_schedule="0 1 * * 1", default_status=dg.DefaultScheduleStatus.RUNNING, execution_timezone="UTC"
+    )
+    with webhook() as hook, dg.DagsterInstance.ephemeral() as instance:
+        monkeypatch.setenv("LAKEHOUSE_HOME", str(tmp_path))
+        get_settings.cache_clear()
+        assert unsent(get_settings()) is None
+        monkeypatch.setenv("LAKEHOUSE_ALERT_WEBHOOK", hook.address)
+        get_settings.cache_clear()
+        assert "webhook are not sent in a replay" in str(unsent(get_settings()))
+        definitions = dg.Definitions.merge(
+            dg.Definitions(
+                [drift],
+                jobs=[job],
+                schedules=[weekly],
+                resources={
+                    "clock": Clock(),
+                    "reports": ReportsResource(folder=str(tmp_path / "reports")),
+                    "io_manager": DeltaIOManager(root_uri=str(tmp_path / "lake")),
+                },
+                loggers={"progress": progress_logger},
+            ),
+            alert_definitions(TOY),
+        )
+        operator = Operator(definitions, instance)
+        start = datetime(2023, 6, 1, tzinfo=UTC)
+        steps = replay(operator, start, start + timedelta(weeks=3), timedelta(weeks=1))
+        assert [(run.job, run.success) for step in steps for run in step.runs] == [
+            ("monitor", True),
+            ("toy_alert", True),
+            ("monitor", True),
+            ("monitor", True),
+        ], "told of once, as it would have been"
+        (recorded,) = instance.get_runs(dg.RunsFilter(job_name="toy_alert"))
+        assert recorded.tags[REPLAYED_TAG] == "true"
+        live = Live(definitions, instance)
+        live.tick(start + timedelta(weeks=3))
+        assert hook.asked == [], "the last report of a replay is of the past, whoever reads it"
+        operator.run("monitor", at=start + timedelta(weeks=4))
+        assert len(live.tick(start + timedelta(weeks=4))) == 1
+        assert live.tick(start + timedelta(weeks=4)) == []
+    get_settings.cache_clear()
+    assert [(sent["event"], sent["findings_new"]) for sent in hook.taken] == [("findings", 1)]
+    assert len(hook.asked) == 1
+
+
+class Live:
+    """The alert sensor with the cursor of Dagster's daemon, which runs what it asks for."""
+
+    def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        self.definitions, self.instance = definitions, instance
+        self.cursor: str | None = None
+
+    def tick(self, now: datetime) -> list[dg.RunRequest]:
+        with dg.build_sensor_context(
+            self.instance,
+            cursor=self.cursor,
+            repository_def=self.definitions.get_repository_def(),
+            resources={**(self.definitions.resources or {}), "clock": Clock(at=now.isoformat())},
+        ) as context:
+            outcome = self.definitions.resolve_sensor_def("toy_alert_sensor").evaluate_tick(context)
+        self.cursor = outcome.cursor
+        asked = list(outcome.run_requests or ())
+        for request in asked:
+            ran = self.definitions.resolve_job_def(NAMES.alert_job).execute_in_process(
+                instance=self.instance, run_config=request.run_config, tags=dict(request.tags)
+            )
+            assert ran.success
+        return asked
