@@ -412,6 +412,7 @@ def run(
             expected_loss=dict(zip(mine["key"], mine["mae"], strict=True)),
             parts=Made(make, spool),
             intervals=Intervals.across(found[name] for found in intervals),
+            window=plan.window,
         )
     return BacktestResult(
         best=min(plan.entered, key=lambda n: score.get(n, np.inf)),
@@ -465,6 +466,7 @@ def _part(plan: Plan, name: str, features: list[str], target: str, horizon: int,
         rows=outcome.rows,
         intervals=outcome.intervals[name],
         past=outcome.past[name],
+        window=plan.window,
     )
 
 
@@ -493,7 +495,10 @@ def _fold_table(plan: Plan, issued: npt.NDArray[np.int64]) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Refit:
-    """A fresh fit of a model's own recipe at a cutoff (microseconds since the epoch); its blends keep their weights."""
+    """A fresh fit of a model's own recipe at a cutoff (microseconds since the epoch).
+
+    Its blends keep their weights, and it learns from the same window of the history.
+    """
 
     model: Champion
     shared: Mapping[str, Fit]
@@ -534,12 +539,14 @@ def _refit(refit: Refit, shard: Shard, panel: Panel) -> FittedForecast:
     model = refit.model
     recipes = model.recipes_of(shard.series)
     panel = panel.select(model.feature_names)
+    learned = panel if model.window is None else model.window.heeded(panel, refit.cutoff)
     own = [n for n, r in recipes.items() if not isinstance(r, Blend) and n not in refit.shared]
     own.sort(key=lambda name: not is_shared(recipes[name]))  # what takes longest first
 
     def learn(name: str) -> Fit:
         recipe: Any = recipes[name]
-        return recipe.fit(panel, [refit.cutoff], refit.seed, refit.standing)[0]
+        rows = panel if is_shared(recipe) else learned
+        return recipe.fit(rows, [refit.cutoff], refit.seed, refit.standing)[0]
 
     return FittedForecast(
         name=model.name,
@@ -554,6 +561,7 @@ def _refit(refit: Refit, shard: Shard, panel: Panel) -> FittedForecast:
         seed=refit.seed,
         expected_loss={s: model.expected_loss[s] for s in shard.series if s in model.expected_loss},
         rows=dict(zip(panel.series.tolist(), rows_known(panel, [refit.cutoff])[0].tolist(), strict=True)),
+        window=model.window,
     )
 
 

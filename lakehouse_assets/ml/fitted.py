@@ -23,6 +23,7 @@ from lakehouse_assets.ml.estimators import Blend, Fit
 from lakehouse_assets.ml.intervals import COLUMNS, Intervals
 from lakehouse_assets.ml.ladder import Reach, Spoken, counted, descend, members, speak
 from lakehouse_assets.ml.panel import Panel
+from lakehouse_assets.ml.window import TrainingWindow
 
 Array = npt.NDArray[np.float64]
 
@@ -58,7 +59,7 @@ class FittedForecast:
     expected_loss: mean absolute error of each series in the backtest.
     rows: the issue times with known targets of each series, where a fit has learned from them.
     intervals: what the backtest's errors say of the quantiles, and past: those errors by week and block of hours; None
-    where there was no backtest (a fresh fit).
+    where there was no backtest (a fresh fit). window: what of the history the fits have learned from, if not all.
     """
 
     name: str
@@ -75,6 +76,7 @@ class FittedForecast:
     rows: Mapping[str, int]
     intervals: Intervals | None = None
     past: Past | None = None
+    window: TrainingWindow | None = None
 
     def parameters(self) -> dict[str, Any]:
         """The candidate's parameters."""
@@ -146,7 +148,7 @@ class ShardedForecast:
     shards: the series of each. parts: the fitted shards. shared: the fits that all shards have in common, by name
     (models across series); the parts are kept without them. recipes: as of a :class:`FittedForecast`, with what was
     learned across the fleet; what a series alone has taught lies in its shard. intervals: of a series that no
-    shard knows.
+    shard knows. window: as of a :class:`FittedForecast`.
     """
 
     name: str
@@ -162,6 +164,7 @@ class ShardedForecast:
     expected_loss: Mapping[str, float]
     parts: Parts | None = field(compare=False, repr=False)
     intervals: Intervals | None = None
+    window: TrainingWindow | None = None
 
     def parameters(self) -> dict[str, Any]:
         """The candidate's parameters."""

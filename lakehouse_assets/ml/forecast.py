@@ -310,6 +310,7 @@ class Forecast:
             seed=seed,
             expected_loss=fitted.expected_loss,
             parts=parts,
+            window=fitted.window,
         )
 
     def compose(self, models: Mapping[int, Champion], assignment: Mapping[str, int], champion: int) -> Fleet:

@@ -2,11 +2,12 @@
 
 A break is when a member's world changed, as a drift finding dates it. While too little is known since then a fit learns
 from everything, later less from the days before the break, or nothing. Regressions of each series alone heed it; what
-learns across series, what smooths and what repeats a day adapt by themselves.
+learns across series, what smooths and what repeats a day adapt by themselves. A fitted model keeps its window, and so
+does a fresh fit of its recipe: otherwise a champion would be judged by the history that it left out.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -37,6 +38,11 @@ class TrainingWindow:
     def weights(self, panel: Panel) -> npt.NDArray[np.float64]:
         """(S, D) what each issue time of a panel counts."""
         return np.where(panel.issued < self._breaks(panel.series.tolist())[:, None], self.before, 1.0)
+
+    def heeded(self, panel: Panel, cutoff: int) -> Panel:
+        """A panel with these weights, for fits at a cutoff (microseconds since the epoch)."""
+        held = self.holds(panel.series.tolist(), cutoff)
+        return replace(panel, weight=np.where(held[:, None], self.weights(panel), 1.0))
 
     def holds(self, series: Sequence[str], cutoff: int) -> npt.NDArray[np.bool_]:
         """(S,) whether enough is known of each series since its break for a fit at a cutoff, microseconds."""

@@ -13,6 +13,7 @@ from lakehouse_assets.ml.estimators import Ridge
 from lakehouse_assets.ml.fitted import microseconds
 from lakehouse_assets.ml.forecast import Forecast
 from lakehouse_assets.ml.panel import Panel
+from lakehouse_assets.ml.shards import Shards
 from lakehouse_assets.ml.window import TrainingWindow, training_window
 from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
 
@@ -73,3 +74,28 @@ def test_which_window_it_is_and_what_is_said_of_it() -> None:
     window, said = training_window("since_break", {"S0": old}, CUTOFF)
     assert window == TrainingWindow({"S0": old}, 0.0, 182)
     assert said == "none of what came before the break for 1 members"
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_fresh_fit_learns_from_the_window_of_its_champion(panel: Panel, size: int) -> None:
+    """At the champion's own cutoff it is the champion, whether the fleet has one shard or several."""
+    kind, recipes = Forecast(spread=2, recent=2), {"ridge": Ridge(on_published=True)}
+    window, dataset = TrainingWindow({"S0": BREAK}, 0.3, 28), Shards.of(panel, "value", size)
+    champion = kind.backtest(dataset, recipes, cutoff=CUTOFF, window=window).fitted["ridge"]
+    after = CUTOFF + timedelta(days=7)
+    ahead = panel.between(microseconds(CUTOFF), microseconds(after))
+    fresh = kind.refit(champion, dataset, CUTOFF)
+    assert fresh.window == window
+    np.testing.assert_allclose(fresh.forecast(ahead), champion.forecast(ahead))
+    of_all = kind.backtest(dataset, recipes, cutoff=CUTOFF).fitted["ridge"]
+    apart, beside = (
+        kind.window_losses(champion, dataset, CUTOFF, after, fresh=fresh)["disagreement"][0] for fresh in (None, of_all)
+    )
+    assert apart < 0.1 * beside, "the shadow of the week is a fit of this recipe, not of all history"
+
+
+def test_a_fit_from_before_a_break_is_old_enough_heeds_none(panel: Panel) -> None:
+    window = TrainingWindow({"S0": BREAK}, 0.3, 28)
+    assert (window.heeded(panel, microseconds(BREAK + timedelta(days=27))).weight == 1.0).all()
+    heeded = window.heeded(panel, microseconds(BREAK + timedelta(days=28))).weight
+    np.testing.assert_array_equal(heeded, window.weights(panel))
