@@ -29,7 +29,7 @@ ui: install  ## Open Dagster and MLflow on 127.0.0.1
 	@$(BIN)/lakehouse ui
 
 test: install  ## Run the test suite
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 cluster-test: .venv/clustered  ## Train on a Dask and on a Ray cluster, a machine of which is killed
 	@$(BIN)/python -m pytest -m cluster lakehouse_assets_tests/cluster

@@ -144,11 +144,8 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                 with run.child(name) as child:
                     if name in result.fitted:
                         child.params(result.fitted[name].parameters())
-                    child.metrics(metrics)
-                    for step, fold in _metrics_by_fold(result, name):
-                        child.metrics(fold, step=step)
-                    for epoch, measures in enumerate(result.curves.get(name, ()), start=1):
-                        child.metrics(measures, step=epoch)
+                    by_epoch = enumerate(result.curves.get(name, ()), start=1)
+                    child.curve([(0, metrics), *_metrics_by_fold(result, name), *by_epoch])
             pictures = {**(searched.pictures if searched else {}), **kind.pictures(result)}
             for name, png in pictures.items():
                 run.artifact_bytes(f"pictures/{name}.png", png)
@@ -218,8 +215,7 @@ def _reporter(context: dg.AssetExecutionContext, run: TrainingRun) -> Callable[[
         with run.child(f"trial {trial.number} {trial.family}", tags) as child:
             child.params(trial.candidate.parameters())
             child.metrics({"seconds": trial.seconds})
-            for step, loss in enumerate(trial.losses):
-                child.metrics({"loss": loss}, step=step)
+            child.curve((step, {"loss": loss}) for step, loss in enumerate(trial.losses))
 
     return report
 

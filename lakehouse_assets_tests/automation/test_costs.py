@@ -4,7 +4,7 @@ import dagster as dg
 import polars as pl
 
 from lakehouse_assets.automation.costs import contract, costs
-from lakehouse_assets_tests.lifecycle.conftest import House, house, migrated_store, toy_frame  # noqa: F401
+from lakehouse_assets_tests.lifecycle.conftest import House, house, toy_frame  # noqa: F401
 
 
 def _book(house: House) -> pl.DataFrame:  # noqa: F811

@@ -29,7 +29,6 @@ from lakehouse_assets.ml.estimators import Blend, Boosting, SeasonalNaive
 from lakehouse_assets.ml.fitted import ShardedForecast
 from lakehouse_assets.ml.forecast import Forecast
 from lakehouse_assets.registry.resource import RegistryResource
-from lakehouse_assets.registry.tracking import Registry
 from lakehouse_assets.settings import Settings, get_settings
 from lakehouse_assets_tests.cluster.machines import Machines, free_port
 from lakehouse_assets_tests.cluster.marked import Marked, unfinished
@@ -58,13 +57,6 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame = feature_frame(*load_curves(SERIES, 110)).with_columns(month=pl.col("issued_at").dt.date().dt.month_start())
     Lake(folder).table("features/fleet").overwrite(frame, partition_by=["month"])
     return folder
-
-
-@pytest.fixture(scope="module")
-def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    Registry(f"sqlite:///{folder / 'mlflow.db'}", folder / "mlartifacts").client.search_registered_models()
-    return folder / "mlflow.db"
 
 
 @pytest.fixture(scope="module")

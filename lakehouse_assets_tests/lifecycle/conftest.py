@@ -109,14 +109,6 @@ def toy_frame() -> pl.DataFrame:
     return curves()
 
 
-@pytest.fixture(scope="session")
-def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    registry = Registry(f"sqlite:///{folder / 'mlflow.db'}", folder / "mlartifacts")
-    registry.client.search_registered_models()
-    return folder / "mlflow.db"
-
-
 def definitions_of(definition: ModelDefinition, folder: Path, at: str | None = None) -> dg.Definitions:
     """A model's life cycle on the tables and the store in a folder, at a time of the clock."""
     return dg.Definitions.merge(

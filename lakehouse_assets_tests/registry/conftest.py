@@ -1,4 +1,4 @@
-"""A real MLflow store for each test: migrated once a session, then copied."""
+"""A real MLflow store for each test, and processes that use it."""
 
 import multiprocessing
 import shutil
@@ -15,18 +15,9 @@ def registry_in(folder: Path) -> Registry:
     return Registry(f"sqlite:///{folder / 'mlflow.db'}", folder / "mlartifacts")
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    registry = registry_in(tmp_path_factory.mktemp("migrated"))
-    assert registry.client.search_registered_models() == []
-    file = registry.store.sqlite_file
-    assert file is not None
-    return file
-
-
 @pytest.fixture
-def registry(migrated: Path, tmp_path: Path) -> Registry:
-    shutil.copy(migrated, tmp_path / "mlflow.db")
+def registry(migrated_store: Path, tmp_path: Path) -> Registry:
+    shutil.copy(migrated_store, tmp_path / "mlflow.db")
     return registry_in(tmp_path)
 
 
@@ -38,6 +29,9 @@ def processes() -> Any:
         [
             "dagster._daemon.sensor",
             "lakehouse_assets.lifecycle.build",
+            "lakehouse_assets_tests.lifecycle.daemons",
+            "lakehouse_assets_tests.lifecycle.fleets",
+            "lakehouse_assets_tests.registry.killed",
             "matplotlib.pyplot",
             "mlflow.pyfunc",
             "mlflow.store.tracking.sqlalchemy_store",
