@@ -5,6 +5,7 @@ and the day that follows as its target: the error of the published forecast wher
 same hour a week before. Needs the extra ``deep`` to learn, and nothing to forecast.
 """
 
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,8 @@ LAGS = (24, 48, 168, 336)
 """The days back, in hours, whose whole curves are inputs; of the others the hours say little more."""
 PART = 4
 """Hours of the horizon for one of which a flag stands: holidays, and whether a forecast is published."""
+_CURVE = re.compile(r"(forecast_|error_)?lag_\d+h|[a-z]+_(last_day|published_forecast)")
+"""Features that go along with the horizon; the others of those that are known here are as of the issue time."""
 LARGEST = 3.0
 """Bound of an input, relative to the level."""
 
@@ -197,18 +200,19 @@ def design(panel: Panel) -> tuple[list[str], Rows]:
     parts: dict[str, np.ndarray] = {"base": base / size - 1.0}
     if PUBLISHED in panel.columns:
         parts["is_published"] = np.isfinite(published(panel))[:, :, ::PART]
-    for name, column in panel.columns.items():
-        values = column if column.ndim == 3 else column[:, :, None]
+    for name in panel.columns:
+        # By name: how a panel stores a feature depends on which rows it holds.
+        values = panel.full(name) if name in outside or _CURVE.fullmatch(name) else panel.once(name)[:, :, None]
         if name in others or name == PUBLISHED:
             continue
         if name == "hour":
-            angle = 2 * np.pi / 24 * values[:, :, :1]
+            angle = 2 * np.pi / 24 * values
             parts |= {"hour_sin": np.sin(angle), "hour_cos": np.cos(angle)}
         elif name == "day_of_week":
             ends = panel.full(name)[:, :, [0, -1]]
             parts |= {f"day_of_week={k}": ends == k for k in range(1, 8)}
         elif name.startswith("season_"):
-            parts[name] = values[:, :, :1]
+            parts[name] = values
         elif name in HOLIDAYS:
             parts[name] = panel.full(name)[:, :, ::PART]
         elif name in outside:
