@@ -60,6 +60,19 @@ class Clusters:
         return ((scores[..., None, :] - self.centres) ** 2).sum(axis=-1).argmin(axis=-1)
 
 
+def silhouette(points: Array, labels: npt.NDArray[np.int64], seed: int) -> float:
+    """Mean silhouette of points (N, q) with labels (N,), of a sample: how much nearer they are to their own cluster.
+
+    From -1 to 1 (Rousseeuw, 1987); -1 where there is one cluster only, or a point each.
+    """
+    from sklearn.metrics import silhouette_score
+
+    sample = np.random.default_rng(seed).permutation(len(points))[:_SILHOUETTE_SERIES]
+    if not 1 < len(np.unique(labels[sample])) < len(sample):
+        return -1.0
+    return float(silhouette_score(points[sample], labels[sample]))
+
+
 def learn_clusters(shapes: Array, seed: int, most: int = 8) -> Clusters:
     """Clusters of shapes (S, 24); their number, 1 to ``most``, is that of the best silhouette.
 
@@ -68,7 +81,6 @@ def learn_clusters(shapes: Array, seed: int, most: int = 8) -> Clusters:
     """
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
-    from sklearn.metrics import silhouette_score
     from threadpoolctl import threadpool_limits
 
     known = np.isfinite(shapes)
@@ -84,8 +96,7 @@ def learn_clusters(shapes: Array, seed: int, most: int = 8) -> Clusters:
         best, most_clear = None, 0.0
         for k in range(2, min(most, len(x) // 2, len(np.unique(scores.round(9), axis=0)) - 1) + 1):
             means = KMeans(k, n_init=4, random_state=seed).fit(scores)
-            size = min(_SILHOUETTE_SERIES, len(x))
-            clear = silhouette_score(scores, means.labels_, sample_size=size, random_state=seed)
+            clear = silhouette(scores, means.labels_, seed)
             if clear > most_clear:
                 best, most_clear = means, clear
     if best is None:
