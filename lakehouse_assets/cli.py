@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lakehouse_assets.operation.execution import Operator
     from lakehouse_assets.operation.fleet import Act
     from lakehouse_assets.registry.tracking import Registry
-    from lakehouse_assets.sources import simulator
+    from lakehouse_assets.sources import simulated_customers, simulator
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -376,6 +376,10 @@ def simulate(
         list[str] | None,
         typer.Option(help="A change of the world as KIND:DATE[:SIZE], such as tariff:2025-03-01; may be repeated."),
     ] = None,
+    customers: Annotated[int, typer.Option(min=0, help="Number of customers at a time; 0: demand alone.")] = 2000,
+    shock: Annotated[
+        str | None, typer.Option(help="A rise of tariffs for customers as DATE[:SIZE], such as 2024-12-01.")
+    ] = None,
     clean: Annotated[bool, typer.Option(help="Without the dirt of real life.")] = False,
 ) -> None:
     """Write the landing files of a simulated energy company, with its truth beside them. Seeded by LAKEHOUSE_SEED."""
@@ -392,6 +396,8 @@ def simulate(
             scenarios=[_change(text) for text in change or ()],
             interval_minutes=interval,
             clean=clean,
+            customers=customers,
+            shock=_shock(shock),
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -423,6 +429,13 @@ def _change(text: str) -> "simulator.Change":
     kind, _, rest = text.partition(":")
     day, _, size = rest.partition(":")
     return Change(kind, _time(day).date(), float(size or 1))
+
+
+def _shock(text: str | None) -> "simulated_customers.TariffShock | None":
+    from lakehouse_assets.sources.simulated_customers import TariffShock
+
+    day, _, size = (text or "").partition(":")
+    return TariffShock(_time(day).date(), float(size or 1)) if text else None
 
 
 def _install(settings: Settings, config: Path) -> None:

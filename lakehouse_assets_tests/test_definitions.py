@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from lakehouse_assets.definitions import TABLE_ROOMS, build_definitions, defs, models
+from lakehouse_assets.sources.customers import TABLES as CUSTOMER_TABLES
 
 HEAVY = ("mlflow", "sklearn", "scipy", "pandas", "matplotlib", "holidays", "dagster_mlflow", "pyarrow")
 
@@ -34,6 +35,12 @@ def test_definitions_are_loadable() -> None:
 def test_the_graph_is_that_of_the_house() -> None:
     keys = {key.to_user_string() for key in defs.resolve_asset_graph().materializable_asset_keys}
     assert keys == {
+        *(f"bronze/{name}" for name in CUSTOMER_TABLES),
+        *(f"silver/{name}" for name in CUSTOMER_TABLES),
+        *(f"silver/{name}_quarantine" for name in CUSTOMER_TABLES),
+        "gold/customer_month",
+        "features/customer",
+        "features/load_shape",
         "bronze/demand",
         "silver/demand",
         "silver/demand_quarantine",
@@ -66,7 +73,9 @@ def test_every_asset_says_what_a_person_wants_to_know(spec: dg.AssetSpec) -> Non
     assert spec.owners
     if spec.key.path[0] in TABLE_ROOMS:
         assert spec.code_version
-        assert spec.metadata["partition_expr"] == "month"
+        # The records of customers are one history, and have no months.
+        whole = spec.key.path[-1] in ("customers", "customers_quarantine") and spec.key.path[0] == "silver"
+        assert spec.metadata.get("partition_expr") == (None if whole else "month")
     schema = spec.metadata.get("dagster/column_schema")
     if spec.key.path[0] in (*TABLE_ROOMS, "registry", "predictions"):
         assert schema is not None

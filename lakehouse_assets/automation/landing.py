@@ -23,11 +23,20 @@ ingest = dg.define_asset_job(
     selection=dg.AssetSelection.groups("bronze"),
     description="Land what the sources have that is new.",
 )
+# A run has the months of one domain: each begins its history at a time of its own.
+_refined = dg.AssetSelection.groups(*_REFINED_GROUPS)
+_of_customers = _refined & dg.AssetSelection.tag("domain", "customers")
 refine = dg.define_asset_job(
     "refine",
-    selection=dg.AssetSelection.groups(*_REFINED_GROUPS),
+    selection=_refined - _of_customers,
     description="Make silver, gold and feature tables of the months that landed rows touched.",
 )
+refine_customers = dg.define_asset_job(
+    "refine_customers",
+    selection=_of_customers,
+    description="Make the customers' silver, gold and feature tables of the months that landed rows touched.",
+)
+REFINE_JOBS = (refine, refine_customers)
 
 
 _cron, _zone = active_declaration().issue_cron()
@@ -63,8 +72,9 @@ def months_to_refine(
 
 @dataclass(frozen=True)
 class Stale:
-    """Months that are older than their rows."""
+    """Months of a domain's tables that are older than their rows, and the job that refines them."""
 
+    job: str
     months: set[str]
     # The latest landing that touched any month: what tells one request from the next.
     landing: int
@@ -78,7 +88,7 @@ class Stale:
         }
 
 
-def stale_months(instance: dg.DagsterInstance, graph: "BaseAssetGraph") -> Stale | None:
+def stale_months(instance: dg.DagsterInstance, graph: "BaseAssetGraph") -> list[Stale]:
     """Compare, month by month, the latest landing with the latest materialisation of every table made from it.
 
     Args:
@@ -86,10 +96,11 @@ def stale_months(instance: dg.DagsterInstance, graph: "BaseAssetGraph") -> Stale
         graph: the assets.
 
     Returns:
-        What is to be refined; None when every month is as new as its rows.
+        What is to be refined, by job; none when every month is as new as its rows.
     """
-    stale: set[str] = set()
-    newest = 0
+    jobs = {job.name: job.selection.resolve(graph) for job in REFINE_JOBS}
+    stale: dict[str, set[str]] = {}
+    newest: dict[str, int] = {}
     for bronze in sorted(key for key in graph.materializable_asset_keys if key.path[0] == "bronze"):
         touched: dict[str, int] = {}
         for record in instance.fetch_materializations(bronze, limit=1000).records:
@@ -100,18 +111,28 @@ def stale_months(instance: dg.DagsterInstance, graph: "BaseAssetGraph") -> Stale
                 touched[str(month)] = max(touched.get(str(month), 0), record.storage_id)
         if not touched:
             continue
-        selection = dg.AssetSelection.assets(bronze).downstream() & dg.AssetSelection.groups(*_REFINED_GROUPS)
-        refined = [
-            instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
-            for key in selection.resolve(graph)
-        ]
-        stale.update(months_to_refine(touched, refined, _months(min(touched), max(touched))))
-        newest = max(newest, *touched.values())
-    return Stale(stale, newest) if stale else None
+        following = _months(min(touched), max(touched))
+        downstream = dg.AssetSelection.assets(bronze).downstream().resolve(graph)
+        for job, keys in jobs.items():
+            refined = [_refined_at(instance, graph, key, following) for key in downstream & keys]
+            if found := months_to_refine(touched, refined, following):
+                stale.setdefault(job, set()).update(found)
+                newest[job] = max(newest.get(job, 0), *touched.values())
+    return [Stale(job, months, newest[job]) for job, months in stale.items()]
+
+
+def _refined_at(
+    instance: dg.DagsterInstance, graph: "BaseAssetGraph", key: dg.AssetKey, months: Sequence[str]
+) -> Mapping[str, int]:
+    """Month -> latest materialisation of a table; of one without partitions, all months are as new as it is."""
+    if graph.get(key).partitions_def is not None:
+        return instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    records = instance.fetch_materializations(key, limit=1).records
+    return dict.fromkeys(months, records[0].storage_id) if records else {}
 
 
 @dg.sensor(
-    job=refine,
+    jobs=REFINE_JOBS,
     minimum_interval_seconds=60,
     default_status=get_settings().sensor_status("local", "production"),
     description="Asks for a refine run over the months that landing touched. Runs in: local, production.",
@@ -121,27 +142,29 @@ def refine_landed_months(context: dg.SensorEvaluationContext, clock: Clock) -> d
     assert context.repository_def is not None
     instance = context.instance
     stale = stale_months(instance, context.repository_def.asset_graph)
-    if stale is None:
+    if not stale:
         return dg.SkipReason("every month is as new as its rows")
+    asked = [_request(instance, one, clock) for one in stale]
+    requests = [one for one in asked if isinstance(one, dg.RunRequest)]
+    return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("; ".join(map(str, asked)))
+
+
+def _request(instance: dg.DagsterInstance, stale: Stale, clock: Clock) -> dg.RunRequest | str:
+    """The run that is to be asked for, or why none is."""
     landing = f"{stale.landing}:{min(stale.months)}:{max(stale.months)}"
-    earlier = instance.get_runs(dg.RunsFilter(job_name=refine.name, tags={"lakehouse/landing": landing}))
+    earlier = instance.get_runs(dg.RunsFilter(job_name=stale.job, tags={"lakehouse/landing": landing}))
     if any(not run.is_finished for run in earlier):
-        return dg.SkipReason("a refine run for these rows is under way")
+        return "a refine run for these rows is under way"
     if len(earlier) >= MAX_ATTEMPTS:
-        return dg.SkipReason(
-            f"{MAX_ATTEMPTS} refine runs for these rows failed; mend the cause and run `refine` by hand"
-        )
-    return dg.SensorResult(
-        run_requests=[
-            dg.RunRequest(
-                run_key=f"refine:{landing}:{len(earlier) + 1}",
-                tags={
-                    **stale.range_tags,
-                    "lakehouse/landing": landing,
-                    "lakehouse/requested_at": clock.now().isoformat(),
-                },
-            )
-        ]
+        return f"{MAX_ATTEMPTS} refine runs for these rows failed; mend the cause and run `{stale.job}` by hand"
+    return dg.RunRequest(
+        run_key=f"{stale.job}:{landing}:{len(earlier) + 1}",
+        job_name=stale.job,
+        tags={
+            **stale.range_tags,
+            "lakehouse/landing": landing,
+            "lakehouse/requested_at": clock.now().isoformat(),
+        },
     )
 
 

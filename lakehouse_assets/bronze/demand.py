@@ -6,7 +6,6 @@ Rows of the coming hours whose covariates are published already are landed as pe
 value is known.
 """
 
-import json
 from datetime import date, datetime, timedelta
 
 import dagster as dg
@@ -14,15 +13,14 @@ import dataframely as dy
 import polars as pl
 
 from lakehouse_assets.lake.clock import Clock
+from lakehouse_assets.lake.landed import append_batch, files_set_aside, last_batch
 from lakehouse_assets.lake.resource import LakeResource
-from lakehouse_assets.lake.table import Table
 from lakehouse_assets.lake.table_asset import ContractClass, contract_check, delta_asset, extended, table_key
 from lakehouse_assets.settings import get_settings
 from lakehouse_assets.sources.declaration import Declaration, active_declaration
-from lakehouse_assets.sources.landing import SetAside, land
+from lakehouse_assets.sources.landing import land
 
 KEY = table_key(__name__)
-_TOUCHED = "months_touched"
 
 
 class BronzeDemand(dy.Schema):
@@ -137,9 +135,7 @@ def months_touched(rows: pl.DataFrame, declaration: Declaration, last_month: dat
 @delta_asset(
     contract,
     freshness=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=3), warn_window=timedelta(hours=26)),
-    check_specs=[
-        dg.AssetCheckSpec("files_set_aside", asset=KEY, description="Every file of the source could be read.")
-    ],
+    check_specs=[files_set_aside(KEY)],
 )
 def demand(context: dg.AssetExecutionContext, lake: LakeResource, clock: Clock) -> dg.MaterializeResult:
     """Land what is new and known by now, on the run's clock; append it in one commit."""
@@ -149,71 +145,22 @@ def demand(context: dg.AssetExecutionContext, lake: LakeResource, clock: Clock) 
     last_month = None if landed is None else landed.select(pl.col("month").max()).collect().item()
     now = clock.now()
     landing = land(declaration, settings.data, landed, now, now, settings.landing / "set_aside")
-    touched = _months_without_event(context.instance, table)
     rows = None
     months: list[date] = []
     if landing.frame is not None:
         rows = transform(landing.frame.lazy(), declaration, context.run_id, now).collect()
         months = months_touched(rows, declaration, last_month)
-        touched |= set(months)
-    elif landed is None:
-        rows = contract(declaration).create_empty()
-    if rows is not None:
-        table.append(
-            rows,
-            partition_by=["month"],
-            run_id=context.run_id,
-            metadata={_TOUCHED: json.dumps([month.isoformat() for month in months])},
-            schema_mode="merge" if landed is not None else None,
-        )
-    count = 0 if rows is None else rows.height
-    return dg.MaterializeResult(
-        metadata={
-            "rows_landed": count,
-            "rows_pending": 0 if rows is None else int(rows["pending"].sum()),
-            "dagster/row_count": table.row_count(),
-            "files": dg.MetadataValue.json([file.name for file in landing.files]),
-            "set_aside": dg.MetadataValue.json([f"{item.name}: {item.reason}" for item in landing.set_aside]),
-            "months_touched": dg.MetadataValue.json([month.isoformat() for month in sorted(touched)]),
-            "batch_id": context.run_id,
-            "known_by": now.isoformat(),
-            "delta_version": table.version(),
-            "dagster/uri": table.uri,
-        },
-        data_version=dg.DataVersion(str(table.version())),
-        check_results=[_set_aside_check(landing.set_aside)],
+    return append_batch(
+        context,
+        table,
+        rows,
+        months,
+        empty=contract(declaration).create_empty,
+        files=[file.name for file in landing.files],
+        set_aside={item.name: item.reason for item in landing.set_aside},
+        now=now,
+        metadata={"rows_pending": 0 if rows is None else int(rows["pending"].sum())},
     )
 
 
-def _months_without_event(instance: dg.DagsterInstance, table: Table) -> set[date]:
-    """Months touched by commits that no event tells of: a run that is killed between the two leaves one."""
-    if not table.exists():
-        return set()
-    event = instance.get_latest_materialization_event(KEY)
-    told = event.asset_materialization.metadata.get("delta_version") if event and event.asset_materialization else None
-    known = -1 if told is None else int(str(told.value))
-    untold = table.version() - known
-    commits = table.history(limit=untold) if untold > 0 else []
-    return {date.fromisoformat(month) for commit in commits for month in json.loads(commit.get(_TOUCHED, "[]"))}
-
-
-def _set_aside_check(files: list[SetAside]) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        check_name="files_set_aside",
-        passed=not files,
-        severity=dg.AssetCheckSeverity.WARN,
-        description="; ".join(f"{item.name}: {item.reason}" for item in files),
-        metadata={"files": len(files)},
-    )
-
-
-def _last_batch(context: dg.AssetCheckExecutionContext) -> pl.Expr | None:
-    event = context.instance.get_latest_materialization_event(KEY)
-    if event is None or event.asset_materialization is None:
-        return None
-    metadata = event.asset_materialization.metadata
-    months = [date.fromisoformat(month) for month in metadata["months_touched"].value]
-    return pl.col("month").is_in(months) & (pl.col("batch_id") == metadata["batch_id"].value)
-
-
-contract_of_demand = contract_check(demand, contract, written=_last_batch)
+contract_of_demand = contract_check(demand, contract, written=last_batch(KEY))

@@ -35,6 +35,16 @@ def lazily(frames: Callable[[], Iterator[pl.DataFrame]], schema: pl.Schema) -> p
     return register_io_source(source, schema=schema)
 
 
+def exact_sum(values: pl.Expr) -> pl.Expr:
+    """The sum in whole millionths, whose bits do not depend on the order of the rows; of no rows 0."""
+    return (values * 1e6).round().cast(pl.Int64, strict=False).sum() / 1e6
+
+
+def exact_mean(values: pl.Expr) -> pl.Expr:
+    """The mean by `exact_sum`; of no rows null."""
+    return pl.when(values.count() > 0).then(exact_sum(values) / values.count())
+
+
 def return_memory() -> None:
     """Give freed memory back to the system.
 

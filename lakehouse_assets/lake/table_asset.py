@@ -37,6 +37,7 @@ ContractClass: TypeAlias = type[dy.Schema]
 Contract: TypeAlias = ContractClass | Callable[[], ContractClass]
 
 OWNERS = ("team:lakehouse",)
+_PERSONAL_LAYERS = ("bronze", "silver")
 # dataframely's names of rules that say what is forbidden, as what is demanded.
 _PLAIN = {"inf": "no infinity", "nan": "no NaN", "inner_inf": "no infinity", "inner_nan": "no NaN"}
 
@@ -53,10 +54,19 @@ def extended(contract: ContractClass, columns: Mapping[str, dy.Column]) -> Contr
     return schema_class(contract.__name__, (contract,), namespace)
 
 
+def personal_columns(contract: ContractClass) -> dict[str, str]:
+    """The columns that tell who somebody is, and what they tell: name, address, email or phone.
+
+    They are classified in the contract, `dy.String(metadata={"personal": "email"})`, and belong in bronze and silver.
+    """
+    found = {name: (column.metadata or {}).get("personal") for name, column in contract.columns().items()}
+    return {name: str(kind) for name, kind in found.items() if kind is not None}
+
+
 def column_schema(contract: ContractClass) -> dg.TableSchema:
     """Names, types, descriptions and constraints of a contract's columns, as the Dagster UI shows them."""
     key = contract.primary_key()
-    columns = []
+    columns, personal = [], personal_columns(contract)
     for name, column in contract.columns().items():
         rules = [_PLAIN.get(r, r) for r in column.validation_rules(pl.col(name)) if r not in ("nullability", "unique")]
         columns.append(
@@ -69,6 +79,7 @@ def column_schema(contract: ContractClass) -> dg.TableSchema:
                     unique=column.unique or key == [name],
                     other=(["primary key"] if name in key else []) + rules,
                 ),
+                tags={"personal": personal[name]} if name in personal else None,
             )
         )
     return dg.TableSchema(columns=columns)
@@ -124,6 +135,7 @@ def table_spec(
     partition_expr: str | None = "month",
     freshness: dg.FreshnessPolicy | None = None,
     metadata: Mapping[str, Any] | None = None,
+    domain: str | None = None,
 ) -> dg.AssetSpec:
     """What Dagster shows of a table, read from its module.
 
@@ -134,10 +146,21 @@ def table_spec(
         partition_expr: the column that tells the table's partitions apart; by it the Delta files are partitioned.
         freshness: when the table is too old.
         metadata: further metadata.
+        domain: what the table is about, a tag; by default the first word of its name. Tables of a domain are refined
+            together.
+
+    Raises:
+        ValueError: the contract has personal columns, and the table is neither in bronze nor in silver.
     """
     key = table_key(module)
     source = sys.modules[module]
     layer, table = key.path
+    personal = personal_columns(resolve(contract))
+    if personal and layer not in _PERSONAL_LAYERS:
+        raise ValueError(
+            f"{key.to_user_string()} has the personal columns {', '.join(sorted(personal))}; "
+            f"such columns stay in {' and '.join(_PERSONAL_LAYERS)}."
+        )
     shown: dict[str, Any] = {"dagster/column_schema": column_schema(resolve(contract)), **(metadata or {})}
     if lineage is not None:
         shown["dagster/column_lineage"] = lineage
@@ -149,7 +172,7 @@ def table_spec(
         group_name=layer,
         kinds={"delta", "polars"},
         owners=list(OWNERS),
-        tags={"domain": table.split("_")[0], "layer": layer},
+        tags={"domain": domain or table.split("_")[0], "layer": layer},
         code_version=code_version(module),
         metadata=shown,
         freshness_policy=freshness,
@@ -171,6 +194,7 @@ def delta_asset(
     partitions_def: dg.PartitionsDefinition | None = None,
     freshness: dg.FreshnessPolicy | None = None,
     metadata: Mapping[str, Any] | None = None,
+    domain: str | None = None,
     **options: Any,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Decorator: a function in a table's file becomes that table's asset.
@@ -188,6 +212,7 @@ def delta_asset(
             partition_expr=partition_expr,
             freshness=freshness,
             metadata=metadata,
+            domain=domain,
         )
         return dg.asset(
             key=spec.key,

@@ -16,7 +16,8 @@ from lakehouse_assets.operation.errors import HomeError
 from lakehouse_assets.registry.liveness import close_dead_runs, dagster_run_is_alive, mlflow_status
 from lakehouse_assets.registry.tracking import Registry
 from lakehouse_assets.settings import Settings
-from lakehouse_assets.sources.declaration import Declaration, load_declaration
+from lakehouse_assets.sources.customers import TABLES as CUSTOMER_TABLES
+from lakehouse_assets.sources.declaration import Source, load_source
 
 # The packaged file, and the one of a source tree.
 _INSTANCE_FILES = (Path(__file__).parents[1] / "dagster.yaml", Path(__file__).parents[2] / "dagster.yaml")
@@ -32,7 +33,7 @@ def prepare_home(settings: Settings) -> None:
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
 
 
-def install_declaration(settings: Settings, path: Path) -> Declaration:
+def install_declaration(settings: Settings, path: Path) -> Source:
     """Put a source declaration in force in the home.
 
     The declaration is copied beside the rows that it describes, with its relative paths made absolute, so that the
@@ -42,23 +43,34 @@ def install_declaration(settings: Settings, path: Path) -> Declaration:
         DeclarationError: the file is wrong.
         HomeError: the home already holds another source.
     """
-    declaration = load_declaration(path)
+    declaration = load_source(path)
     installed = settings.landing / "source.yaml"
     if installed.exists():
-        present = load_declaration(installed)
+        present = load_source(installed)
         if present.name != declaration.name:
             raise HomeError(
                 f"{settings.home} already holds the source {present.name!r}; "
                 f"set LAKEHOUSE_HOME to another folder for {declaration.name!r}, or delete this one"
             )
     if path.resolve() != installed.resolve():
-        content = yaml.safe_load(path.read_text())
-        _absolute(content.get("files"), "glob", path.parent)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_AsWritten)
+        customers = content.get("customers") or {}
+        for section in (content, customers, *(customers.get(name) or {} for name in CUSTOMER_TABLES)):
+            _absolute(section.get("files"), "glob", path.parent)
         _absolute(content.get("series"), "file", path.parent)
         temporary = installed.with_suffix(".yaml.new")
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         temporary.replace(installed)
     return declaration
+
+
+class _AsWritten(yaml.SafeLoader):
+    """Scalars stay text, as the declaration reads them: `yes` is a word, and no truth."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in found if tag == "tag:yaml.org,2002:null"]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def _absolute(section: object, key: str, folder: Path) -> None:

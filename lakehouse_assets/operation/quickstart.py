@@ -18,11 +18,15 @@ from lakehouse_assets.operation.replay import Step, Ticked, replay, replayed_unt
 from lakehouse_assets.operation.run import STAGES, run_everything
 from lakehouse_assets.registry.tracking import Registry
 from lakehouse_assets.settings import Settings
+from lakehouse_assets.sources.simulated_customers import TariffShock
 from lakehouse_assets.sources.simulator import Change, simulate
 
 MODEL = "demand_forecast"
 SERIES = 12
 START, GO_LIVE, CHANGE, END = date(2024, 1, 1), date(2025, 3, 17), date(2025, 4, 7), date(2025, 5, 26)
+CUSTOMERS = 2000
+# Late enough that a model trained at go-live has hardly seen it, early enough that its churn is known by the end.
+SHOCK = TariffShock(date(2024, 12, 1))
 CHANGES = (Change("operator_model", CHANGE, 2.0), Change("tariff", CHANGE, 1.0))
 
 
@@ -45,11 +49,21 @@ def quickstart(
     world = settings.landing / "simulated"
     if not (world / "source.yaml").exists():
         with out.status("simulating an energy company"):
-            simulate(world, start=START, end=END, series=SERIES, seed=settings.seed, scenarios=CHANGES)
+            simulate(
+                world,
+                start=START,
+                end=END,
+                series=SERIES,
+                seed=settings.seed,
+                scenarios=CHANGES,
+                customers=CUSTOMERS,
+                shock=SHOCK,
+            )
     install_declaration(settings, world / "source.yaml")
     out.print(
-        f"A simulated energy company: {SERIES} districts, {START} to {END}, with an operator's day-ahead forecast and "
-        f"the dirt of real life.\nOn {CHANGE} its world changes: the operator changes its forecasting habits, "
+        f"A simulated energy company: {SERIES} districts, {START} to {END}, with an operator's day-ahead forecast, "
+        f"{CUSTOMERS:,} customers, and the dirt of real life.\n"
+        f"On {CHANGE} its world changes: the operator changes its forecasting habits, "
         "and a new tariff moves load to the night."
     )
     with operator_of(settings) as operator:

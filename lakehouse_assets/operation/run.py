@@ -28,9 +28,8 @@ def run_everything(operator: Operator, models: list[str], at: datetime) -> Itera
     operator.run("ingest", at=at)
     yield STAGES[1]
     # Not by ticking the sensor: that gives up after some attempts, and a person who repeats the command does not.
-    stale = stale_months(operator.instance, operator.definitions.get_repository_def().asset_graph)
-    if stale is not None:
-        operator.run("refine", at=at, tags=stale.range_tags)
+    for stale in stale_months(operator.instance, operator.definitions.get_repository_def().asset_graph):
+        operator.run(stale.job, at=at, tags=stale.range_tags)
     yield STAGES[2]
     for model in models:
         if not _is_trained(operator.instance, model):

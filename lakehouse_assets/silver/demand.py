@@ -31,6 +31,7 @@ from lakehouse_assets.silver import demand_quarantine
 from lakehouse_assets.sources.declaration import Declaration, active_declaration
 from lakehouse_assets.sources.partitions import MONTHS
 from lakehouse_assets.sources.series import series_table
+from lakehouse_assets.sources.texts import NO_VALUE, is_a_number, number
 
 KEY = table_key(__name__)
 QUARANTINE_KEY = table_key(demand_quarantine.__name__)
@@ -88,20 +89,6 @@ def contract(declaration: Declaration | None = None) -> ContractClass:
 
 # ---------------------------------------------------------------- rules
 
-# What exporters write where there is no value.
-_NO_VALUE = ("", "na", "n/a", "nan", "null", "none")
-
-
-def number(column: str) -> pl.Expr:
-    """A column of text as Float64; null where it says that there is no value, or where it is no finite number."""
-    value = pl.col(column).str.strip_chars().cast(pl.Float64, strict=False)
-    return pl.when(value.is_finite()).then(value)
-
-
-def _is_a_number(column: str) -> pl.Expr:
-    says_none = pl.col(column).str.strip_chars().str.to_lowercase().is_in(_NO_VALUE)
-    return pl.col(column).is_null() | number(column).is_not_null() | says_none
-
 
 def rules(declaration: Declaration, series: pl.DataFrame | None) -> dict[str, pl.Expr]:
     """The rules of a landed row, by name: true where it satisfies them. A row that breaks one is quarantined."""
@@ -113,7 +100,7 @@ def rules(declaration: Declaration, series: pl.DataFrame | None) -> dict[str, pl
         "ts_in_range": ts.is_null()
         | ts.is_between(pl.lit(start).dt.replace_time_zone("UTC"), bronze.last_time(declaration, ingested_at)),
         "ts_starts_an_interval": ts.is_null() | _starts_an_interval(declaration),
-        "value_is_a_number": _is_a_number("value"),
+        "value_is_a_number": is_a_number("value"),
     }
     if series is not None:
         found["series_is_declared"] = pl.col("series_id").is_null() | pl.col("series_id").is_in(
@@ -123,10 +110,10 @@ def rules(declaration: Declaration, series: pl.DataFrame | None) -> dict[str, pl
         published = pl.col("published_at").str.strip_chars()
         found["published_at_is_a_time"] = (
             published.is_null()
-            | published.str.to_lowercase().is_in(_NO_VALUE)
+            | published.str.to_lowercase().is_in(NO_VALUE)
             | published.str.head(10).str.to_date("%Y-%m-%d", strict=False).is_not_null()
         )
-    return found | {f"{name}_is_a_number": _is_a_number(name) for name in declaration.covariate_columns}
+    return found | {f"{name}_is_a_number": is_a_number(name) for name in declaration.covariate_columns}
 
 
 def _starts_an_interval(declaration: Declaration) -> pl.Expr:

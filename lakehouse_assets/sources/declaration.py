@@ -1,7 +1,8 @@
 """What a source is: the YAML declaration, validated, with an error message that names file, line and key.
 
 A declaration says where rows lie, which columns mean what, in which time zone and interval they are, what is known
-when, and what is to be forecast. It reads no data; `files`, `times`, `landing` and `series` do that by it.
+when, and what is to be forecast. It declares demand, customers (see `customers`), or both. It reads no data; `files`,
+`times`, `landing` and `series` do that by it.
 """
 
 import re
@@ -9,13 +10,16 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, field_validator
 
 from lakehouse_assets.settings import Settings, get_settings
+from lakehouse_assets.sources import customers as customers_section
+from lakehouse_assets.sources.customers import Customers
+from lakehouse_assets.sources.parts import Files, Part, SnakeCase, TimeZone, Word
 
 PUBLISHED_FORECAST = "published_forecast"
 
@@ -93,48 +97,19 @@ def _horizon(text: str) -> str:
     return text
 
 
-def check_time_zone(name: str) -> str:
-    """The name itself.
-
-    Raises:
-        ValueError: it is no IANA time zone.
-    """
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # not found; not a path that can be a zone; a folder such as "Europe"
-        raise ValueError(f"{name!r} is not an IANA time zone, such as UTC or Europe/Berlin") from None
-    return name
-
-
 def _clock(text: str) -> str:
     if _CLOCK.fullmatch(text) is None:
         raise ValueError(f"{text!r} is not a time of day from 00:00 to 23:59")
     return text
 
 
-TimeZone = Annotated[str, AfterValidator(check_time_zone)]
-Word = Annotated[str, Field(min_length=1)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Files(_Part):
-    """Where the rows lie and how they are written (compressed when the name ends in .gz; parquet is never)."""
-
-    glob: Word
-    format: Literal["csv", "ndjson", "parquet"]
-    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
-
-
-class Constant(_Part):
+class Constant(Part):
     """A series_id that stands in no column, because the files hold one series."""
 
     constant: Word
 
 
-class Steps(_Part):
+class Steps(Part):
     """A running number that stands for the time, in collections without dates.
 
     The last row of each series in a file ends at `end` (UTC), so that all series end together.
@@ -152,7 +127,7 @@ class Steps(_Part):
         return end
 
 
-class Columns(_Part):
+class Columns(Part):
     """Which columns of the files mean what; `published_at` is when the row became known."""
 
     series_id: Word | Constant
@@ -161,14 +136,14 @@ class Columns(_Part):
     published_at: Word | None = None
 
 
-class Unit(_Part):
+class Unit(Part):
     """Unit of the value; `power` is averaged when resampled, `energy` is summed."""
 
     kind: Literal["power", "energy"]
     name: Word
 
 
-class Covariate(_Part):
+class Covariate(Part):
     """A column beside the value. `before`: published for the whole horizon ahead; `after`: only its past is known."""
 
     column: Word
@@ -176,7 +151,7 @@ class Covariate(_Part):
     role: Literal["published_forecast"] | None = None
 
 
-class SeriesColumns(_Part):
+class SeriesColumns(Part):
     """Which columns of the series table mean what; all but `series_id` may be left out."""
 
     series_id: Word = "series_id"
@@ -188,14 +163,14 @@ class SeriesColumns(_Part):
     longitude: Word | None = None
 
 
-class SeriesFile(_Part):
+class SeriesFile(Part):
     """A csv file that describes the series."""
 
     file: Word
     columns: SeriesColumns = SeriesColumns()
 
 
-class Declaration(_Part):
+class Declaration(Part):
     """One source of demand data. See `examples/` for declarations with comments.
 
     `ts_marks` says whether a timestamp is the start or the end of its interval; `start` is the first day of history, in
@@ -204,7 +179,7 @@ class Declaration(_Part):
     series with `warm_up` of history.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    name: SnakeCase
     description: str = ""
     files: Files
     columns: Columns
@@ -214,7 +189,7 @@ class Declaration(_Part):
     unit: Unit
     allow_negative: bool = False
     screened: bool = False
-    covariates: dict[str, Covariate] = {}
+    covariates: dict[str, Covariate] = Field(default_factory=dict)
     publication_delay: Annotated[str, AfterValidator(_delay)] = "0h"
     issue_time: Annotated[str, AfterValidator(_clock)] = "00:00"
     issue_time_zone: TimeZone | None = None
@@ -223,6 +198,7 @@ class Declaration(_Part):
     horizon: Annotated[str, AfterValidator(_horizon)] = "24h"
     start: date
     series: SeriesFile | None = None
+    customers: Customers | None = None
 
     # The folder of the YAML file: globs and the series table are looked for there first.
     _folder: Path | None = PrivateAttr(default=None)
@@ -248,6 +224,11 @@ class Declaration(_Part):
     def folder(self) -> Path | None:
         """Folder of the YAML file that the declaration was read from."""
         return self._folder
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the bronze tables that the declared files fill."""
+        return ("demand", *(self.customers.tables if self.customers else ()))
 
     @cached_property
     def covariate_sources(self) -> dict[str, Covariate]:
@@ -349,6 +330,24 @@ class Declaration(_Part):
         return times
 
 
+class CustomersAlone(Part):
+    """A source of customers without demand."""
+
+    name: SnakeCase
+    description: str = ""
+    customers: Customers
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the bronze tables that the declared files fill."""
+        return self.customers.tables
+
+
+Source: TypeAlias = Declaration | CustomersAlone
+SOURCE_TABLES = frozenset(["demand", *customers_section.TABLES])
+"""Names of all bronze tables that a source may fill."""
+
+
 class _Yaml:
     """A YAML document as plain values, with the line of each key."""
 
@@ -403,26 +402,30 @@ def _keys_there(document: Any, loc: Iterable[Any]) -> tuple[str, ...]:
 
 def _allowed(model: type[BaseModel], keys: tuple[str, ...]) -> list[str]:
     """Keys that the mapping may have in which the last of `keys` stands."""
-    parts: dict[tuple[str, ...], type[BaseModel]] = {
-        ("files",): Files,
-        ("columns",): Columns,
-        ("columns", "series_id"): Constant,
-        ("columns", "ts"): Steps,
-        ("unit",): Unit,
-        ("series",): SeriesFile,
-        ("series", "columns"): SeriesColumns,
-    }
-    parent = keys[:-1]
-    found = Covariate if parent[:1] == ("covariates",) else parts.get(parent, model)
+    found = model
+    for key in keys[:-1]:
+        if key in found.model_fields:
+            found = _part_of(found.model_fields[key].annotation) or found
     return list(found.model_fields)
 
 
-def _note(document: _Yaml, error: Any) -> None:
+def _part_of(annotation: Any) -> type[BaseModel] | None:
+    """The model in an annotation: itself, a branch of a union, or what a mapping maps to."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((part for branch in get_args(annotation) if (part := _part_of(branch)) is not None), None)
+
+
+# Errors of these are about what lies below them: `key: what is wrong`, one a line.
+_SPOKEN_FOR = {("covariates",), ("customers",), ("customers", "attributes"), ("customers", "personal")}
+
+
+def _note(document: _Yaml, error: Any, model: type[BaseModel]) -> None:
     keys = _keys_there(document.value, error["loc"])
     kind, message = error["type"], error["msg"]
     if kind == "value_error":
         message = str(error["ctx"]["error"])
-        if keys == ("covariates",):
+        if keys in _SPOKEN_FOR:
             for line in message.split("\n"):
                 name, text = line.split(": ", 1)
                 document.add((*keys, *name.split(".")), text)
@@ -430,7 +433,7 @@ def _note(document: _Yaml, error: Any) -> None:
     elif kind == "missing":
         message = "is missing"
     elif kind == "extra_forbidden":
-        message = f"is not known here; known are {', '.join(_allowed(Declaration, keys))}"
+        message = f"is not known here; known are {', '.join(_allowed(model, keys))}"
     elif kind == "literal_error":
         message = f"must be {error['ctx']['expected']}"
     elif error["input"] is None:
@@ -448,8 +451,8 @@ def _note(document: _Yaml, error: Any) -> None:
     document.add(keys, message)
 
 
-def load_declaration(path: Path | str) -> Declaration:
-    """Read and validate a declaration.
+def load_source(path: Path | str) -> Source:
+    """Read and validate a declaration of demand, of customers, or of both.
 
     Raises:
         DeclarationError: the file cannot be read or is wrong; all errors, one line each, with file, line and key.
@@ -469,9 +472,11 @@ def load_declaration(path: Path | str) -> Declaration:
         raise DeclarationError(f"{path}:1: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document.value, dict):
         raise DeclarationError(f"{path}:1: must be a mapping of keys to values")
-    declaration = None
+    alone = "customers" in document.value and set(document.value) <= set(CustomersAlone.model_fields)
+    model: type[Source] = CustomersAlone if alone else Declaration
+    source: Source | None = None
     try:
-        declaration = Declaration.model_validate(document.value)
+        source = model.model_validate(document.value)
     except ValidationError as error:
         # A union reports each of its branches; one line a key is enough.
         noted = set()
@@ -480,20 +485,36 @@ def load_declaration(path: Path | str) -> Declaration:
             wrong_branch = problem["type"] == "string_type" and isinstance(problem["input"], dict)
             if keys not in noted and not wrong_branch:
                 noted.add(keys)
-                _note(document, problem)
-    if document.problems or declaration is None:
+                _note(document, problem, model)
+    if document.problems or source is None:
         raise DeclarationError("\n".join(text for _, text in sorted(document.problems)))
-    declaration._folder = path.resolve().parent
-    return declaration
+    folder = path.resolve().parent
+    if isinstance(source, Declaration):
+        source._folder = folder
+    if source.customers is not None:
+        source.customers._folder = folder
+    return source
+
+
+def load_declaration(path: Path | str) -> Declaration:
+    """Read and validate a declaration of demand.
+
+    Raises:
+        DeclarationError: as `load_source`; or the file declares customers alone.
+    """
+    source = load_source(path)
+    if not isinstance(source, Declaration):
+        raise DeclarationError(f"{path}: declares customers, but no demand")
+    return source
 
 
 @lru_cache(maxsize=8)
-def _load_cached(path: Path, modified_ns: int) -> Declaration:
-    return load_declaration(path)
+def _load_cached(path: Path, modified_ns: int) -> Source:
+    return load_source(path)
 
 
-def active_declaration(settings: Settings | None = None) -> Declaration:
-    """The declaration in force: the file `settings.declaration_path`, else the simulator's.
+def active_source(settings: Settings | None = None) -> Source:
+    """The source in force: the file `settings.declaration_path`, else the simulator's.
 
     Raises:
         DeclarationError: the file is wrong, or `LAKEHOUSE_CONFIG` names one that is not there.
@@ -505,6 +526,22 @@ def active_declaration(settings: Settings | None = None) -> Declaration:
             raise DeclarationError(f"{path}: there is no such file")
         path = SIMULATED
     return _load_cached(path, path.stat().st_mtime_ns)
+
+
+def active_declaration(settings: Settings | None = None) -> Declaration:
+    """The demand of the source in force; the simulator's where none is declared, whose tables are then left out."""
+    source = active_source(settings)
+    if not isinstance(source, Declaration):
+        source = _load_cached(SIMULATED, SIMULATED.stat().st_mtime_ns)
+    assert isinstance(source, Declaration)
+    return source
+
+
+def active_customers(settings: Settings | None = None) -> Customers:
+    """The customers of the source in force; the simulator's where none are declared, as `active_declaration`."""
+    customers = active_source(settings).customers or _load_cached(SIMULATED, SIMULATED.stat().st_mtime_ns).customers
+    assert customers is not None
+    return customers
 
 
 SIMULATED = Path(__file__).with_name("simulated.yaml")

@@ -7,12 +7,15 @@ import gzip
 import hashlib
 import json
 import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from lakehouse_assets.sources.customers import Layout
 from lakehouse_assets.sources.declaration import Constant, Declaration, Steps
+from lakehouse_assets.sources.parts import Files
 
 
 class BrokenFileError(ValueError):
@@ -29,7 +32,7 @@ class SourceFile:
     size: int
 
 
-def discover(declaration: Declaration, data_dir: Path) -> list[SourceFile]:
+def discover(declaration: Declaration | Layout, data_dir: Path) -> list[SourceFile]:
     """The files that the declaration's glob matches, by name.
 
     The glob starts from the declaration's own folder when it matches something there, else from `data_dir`.
@@ -63,7 +66,7 @@ def _source_file(path: Path, name: str) -> SourceFile:
     return SourceFile(path=path, name=name, fingerprint=fingerprint, size=path.stat().st_size)
 
 
-def read(file: SourceFile, declaration: Declaration) -> pl.LazyFrame:
+def read(file: SourceFile, declaration: Declaration | Layout) -> pl.LazyFrame:
     """The file's rows: row_number Int64 (from 1) and the declaration's raw columns, all text as written.
 
     A csv or ndjson line is one row: fields that it lacks are null, fields too many are left out, bytes that are not
@@ -77,20 +80,29 @@ def read(file: SourceFile, declaration: Declaration) -> pl.LazyFrame:
     """
     if file.size == 0:
         return pl.LazyFrame(schema={"row_number": pl.Int64, **dict.fromkeys(declaration.raw_columns, pl.String)})
-    match declaration.files.format:
+    if isinstance(declaration, Declaration):
+        return _finish(_texts(file, declaration.files, _wanted(declaration)), declaration)
+    wanted = {name: column for name, column in declaration.columns.items() if column is not None}
+    absent = [pl.lit(None, dtype=pl.String).alias(name) for name in declaration.raw_columns if name not in wanted]
+    return _texts(file, declaration.files, wanted).with_columns(absent).select("row_number", *declaration.raw_columns)
+
+
+def _texts(file: SourceFile, files: Files, wanted: Mapping[str, str]) -> pl.LazyFrame:
+    """row_number Int64 and the wanted columns as text; `wanted`: name -> the file's column."""
+    match files.format:
         case "parquet":
             raw = _scan_parquet(file)
         case "csv":
-            raw = _read_csv(_content(file), declaration.files.separator).lazy()
+            raw = _read_csv(_content(file), files.separator).lazy()
         case "ndjson":
-            return _read_ndjson(_content(file), declaration)
+            return _read_ndjson(_content(file), wanted)
     schema = raw.collect_schema()
-    missing = sorted({column for column in _wanted(declaration).values() if column not in schema})
+    missing = sorted({column for column in wanted.values() if column not in schema})
     if missing:
         there = ", ".join(schema.names()) or "none"
         raise BrokenFileError(f"columns missing: {', '.join(missing)}; there are: {there}")
-    texts = [_as_text(column, schema[column]).alias(name) for name, column in _wanted(declaration).items()]
-    return _finish(raw.with_row_index("row_number", offset=1).select("row_number", *texts), declaration)
+    texts = [_as_text(column, schema[column]).alias(name) for name, column in wanted.items()]
+    return raw.with_row_index("row_number", offset=1).select(pl.col("row_number").cast(pl.Int64), *texts)
 
 
 def _wanted(declaration: Declaration) -> dict[str, str]:
@@ -110,7 +122,7 @@ def _finish(frame: pl.LazyFrame, declaration: Declaration) -> pl.LazyFrame:
         frame = frame.with_columns(series_id=pl.lit(declaration.columns.series_id.constant))
     if isinstance(declaration.columns.ts, Steps):
         frame = frame.with_columns(ts=_dated(declaration.columns.ts, declaration))
-    return frame.select(pl.col("row_number").cast(pl.Int64), *declaration.raw_columns)
+    return frame.select("row_number", *declaration.raw_columns)
 
 
 def _dated(steps: Steps, declaration: Declaration) -> pl.Expr:
@@ -180,10 +192,9 @@ def _parse_csv(content: bytes, separator: str, quote: str | None) -> pl.DataFram
     )
 
 
-def _read_ndjson(content: bytes, declaration: Declaration) -> pl.LazyFrame:
+def _read_ndjson(content: bytes, wanted: Mapping[str, str]) -> pl.LazyFrame:
     text = b"\n".join(_lines(content)).decode("utf-8", errors="replace")
     lines = pl.Series("line", text.split("\n") if text else [], dtype=pl.String)
-    wanted = _wanted(declaration)
     # Each value is taken out of its line by itself: a broken line is a row of nulls and not the end of the file.
     values = lines.to_frame().select(
         pl.col("line").str.json_path_match(f"$[{json.dumps(column)}]").alias(name) for name, column in wanted.items()
@@ -196,8 +207,22 @@ def _read_ndjson(content: bytes, declaration: Declaration) -> pl.LazyFrame:
         }
     )
     if missing and len(lines):
-        raise BrokenFileError(f"keys missing in every line: {', '.join(missing)}; the first line is {lines[0][:200]}")
-    return _finish(values.lazy().with_row_index("row_number", offset=1), declaration)
+        there = ", ".join(_keys(lines)) or "none: no line is a JSON object"
+        raise BrokenFileError(f"keys missing in every line: {', '.join(missing)}; there are: {there}")
+    numbered = values.lazy().with_row_index("row_number", offset=1)
+    return numbered.with_columns(pl.col("row_number").cast(pl.Int64))
+
+
+def _keys(lines: Iterable[str]) -> list[str]:
+    """The keys of the first line that is a JSON object; never a value, which may be somebody's name."""
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return list(found)
+    return []
 
 
 def _lines(content: bytes) -> list[bytes]:

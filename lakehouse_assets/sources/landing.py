@@ -5,16 +5,17 @@ It reads files and what bronze holds already, and returns a frame; writing it is
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 
+from lakehouse_assets.sources.customers import Layout
 from lakehouse_assets.sources.declaration import Declaration
 from lakehouse_assets.sources.files import BrokenFileError, SourceFile, discover, read
-from lakehouse_assets.sources.times import resolve_times
+from lakehouse_assets.sources.times import UTC_TIME, instants, resolve_times
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,81 @@ def land(
     A row without a readable time, or with one beyond the horizon from the real present, has no known time that could
     be waited for, and is landed at once. A file whose content changed is a new one: all of its rows are landed anew.
     """
+    return _land(
+        discover(declaration, data_dir),
+        landed,
+        lambda file, already: _new_rows(file, declaration, already, until),
+        now,
+        set_aside_dir,
+    )
+
+
+def land_records(
+    layout: Layout,
+    data_dir: Path,
+    landed: pl.LazyFrame | None,
+    until: datetime | None,
+    now: datetime,
+    set_aside_dir: Path,
+) -> Landing:
+    """The rows of customers' files that are not landed yet and known by `until`; arguments as of `land`.
+
+    Returns:
+        A frame with file, fingerprint, row_number, the raw columns (text), ts_utc (from when the row is valid; of
+        monthly rows the first of the month), known_at (when it was published, else ts_utc, of monthly rows the end of
+        the month).
+
+    A row without a readable known time, or with one more than a year from the real present, is landed at once.
+    """
+    return _land(
+        discover(layout, data_dir),
+        landed,
+        lambda file, already: _new_records(file, layout, already, until),
+        now,
+        set_aside_dir,
+    )
+
+
+_REACH_MONTHS = 13
+
+
+def months_touched_by_records(rows: pl.DataFrame, first_month: date, last_known: datetime | None) -> list[date]:
+    """The months whose tables change by new records: from a year before the earliest of them to the latest known.
+
+    What is known of a month tells how snapshots of the twelve months before it ended: labels that were open are made
+    then. What becomes known is also part of all snapshots after it.
+
+    Args:
+        rows: columns ts_utc and known_at of the new records.
+        first_month: the first month of history.
+        last_known: when the latest record that was landed before became known.
+    """
+    at = pl.concat([rows["ts_utc"], rows["known_at"], pl.Series([last_known], dtype=UTC_TIME)]).drop_nulls()
+    latest = pl.concat([rows["known_at"], pl.Series([last_known], dtype=UTC_TIME)]).max()
+    if latest is None:
+        return []
+    earliest = at.dt.date().dt.month_start().dt.offset_by(f"-{_REACH_MONTHS}mo").min()
+    assert isinstance(earliest, date)
+    assert isinstance(latest, datetime)
+    first, last = max(first_month, earliest), max(first_month, latest.date().replace(day=1))
+    return pl.date_range(first, last, "1mo", eager=True).to_list()
+
+
+def _land(
+    found: list[SourceFile],
+    landed: pl.LazyFrame | None,
+    new_rows: Callable[[SourceFile, pl.DataFrame | None], pl.DataFrame],
+    now: datetime,
+    set_aside_dir: Path,
+) -> Landing:
     already = _already(landed)
     aside = {(item.name, item.fingerprint): item for item in _read_set_aside(set_aside_dir)}
     frames, files, set_aside = [], [], []
-    for file in discover(declaration, data_dir):
+    for file in found:
         item = aside.get((file.name, file.fingerprint))
         if item is None:
             try:
-                frame = _new_rows(file, declaration, already.get((file.name, file.fingerprint)), until)
+                frame = new_rows(file, already.get((file.name, file.fingerprint)))
             except (BrokenFileError, pl.exceptions.PolarsError) as error:
                 item = SetAside(file.name, file.fingerprint, " ".join(str(error).split())[:500])
                 _write_set_aside(item, now, set_aside_dir)
@@ -82,10 +150,10 @@ def land(
 
 
 def _already(landed: pl.LazyFrame | None) -> dict[tuple[str, str], pl.DataFrame]:
-    """Landed row numbers and whether each was pending, by file and fingerprint."""
+    """Landed row numbers and whether each was pending (where rows can be), by file and fingerprint."""
     if landed is None:
         return {}
-    rows = landed.select("file", "fingerprint", "row_number", "pending").collect()
+    rows = landed.select(pl.col("file", "fingerprint", "row_number", "^pending$")).collect()
     parts = rows.partition_by("file", "fingerprint", as_dict=True, include_key=False)
     return {(str(file), str(fingerprint)): part for (file, fingerprint), part in parts.items()}
 
@@ -95,7 +163,7 @@ def _new_rows(
 ) -> pl.DataFrame:
     import numpy as np
 
-    times = _times(file, declaration)
+    times = _cached(file, declaration)
     # Row numbers are positions, so that what was landed is a mask and needs no join.
     whole = np.zeros(times.height, dtype=bool)
     waiting = np.zeros(times.height, dtype=bool)
@@ -142,17 +210,63 @@ def _new_rows(
     )
 
 
+def _new_records(
+    file: SourceFile, layout: Layout, already: pl.DataFrame | None, until: datetime | None
+) -> pl.DataFrame:
+    times = _cached(file, layout)
+    if already is not None and already.height == times.height:
+        return pl.DataFrame()
+    if already is not None:
+        times = times.join(already, on="row_number", how="anti", maintain_order="left")
+    if until is not None:
+        never = pl.col("known_at").is_null() | (pl.col("known_at") > datetime.now(UTC) + timedelta(days=366))
+        times = times.filter(never | (pl.col("known_at") <= until))
+    if times.is_empty():
+        return pl.DataFrame()
+    rows = read(file, layout).filter(pl.col("row_number").is_in(times["row_number"].implode())).collect()
+    return rows.join(times, on="row_number", maintain_order="left").select(
+        pl.lit(file.name).alias("file"),
+        pl.lit(file.fingerprint).alias("fingerprint"),
+        "row_number",
+        *layout.raw_columns,
+        "ts_utc",
+        "known_at",
+    )
+
+
+def _record_times(file: SourceFile, layout: Layout) -> pl.DataFrame:
+    """row_number, ts_utc and known_at of each record of the file."""
+    named = [name for name in (layout.time, "published_at") if name is not None]
+    rows = read(file, layout).select("row_number", *named).collect()
+    for name in named:
+        # A month is one everywhere; it has no time zone.
+        zone = "UTC" if layout.monthly and name == layout.time else layout.time_zone
+        found = instants(rows[name].unique(), zone, timedelta(0))
+        found = found.select(pl.col("text").alias(name), pl.col("early").alias(f"{name}_at"))
+        rows = rows.join(found, on=name, how="left", nulls_equal=True, maintain_order="left")
+    ts = pl.lit(layout.as_of, dtype=UTC_TIME) if layout.time is None else pl.col(f"{layout.time}_at")
+    known = ts
+    if layout.monthly:
+        ts = ts.dt.truncate("1mo")
+        known = ts.dt.offset_by("1mo")
+    return rows.select("row_number", ts_utc=ts, known_at=pl.coalesce("published_at_at", known))
+
+
 # A replay lands from the same files at every step; their times never change while their content does not. Five million
 # rows are some 150 MB.
 _CACHED_ROWS = 5_000_000
 _cache: OrderedDict[tuple[str, str, str], pl.DataFrame] = OrderedDict()
 
 
-def _times(file: SourceFile, declaration: Declaration) -> pl.DataFrame:
-    """Each row of the file with its times, and whether something in it is published before its value is known."""
-    key = (file.fingerprint, file.path.name, declaration.model_dump_json())
+def _cached(file: SourceFile, declaration: Declaration | Layout) -> pl.DataFrame:
+    """The times of the file's rows, read once."""
+    if isinstance(declaration, Layout):
+        key = (file.fingerprint, file.path.name, repr(declaration))
+    else:
+        key = (file.fingerprint, file.path.name, declaration.model_dump_json())
     if key not in _cache:
-        _cache[key] = _read_times(file, declaration)
+        read_times = _record_times if isinstance(declaration, Layout) else _read_times
+        _cache[key] = read_times(file, declaration)  # type: ignore[arg-type]
         while len(_cache) > 1 and sum(frame.height for frame in _cache.values()) > _CACHED_ROWS:
             _cache.popitem(last=False)
     _cache.move_to_end(key)

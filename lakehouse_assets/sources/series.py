@@ -4,7 +4,8 @@ from pathlib import Path
 
 import polars as pl
 
-from lakehouse_assets.sources.declaration import Declaration, DeclarationError, check_time_zone
+from lakehouse_assets.sources.declaration import Declaration, DeclarationError
+from lakehouse_assets.sources.parts import check_time_zone
 
 SERIES_SCHEMA = pl.Schema(
     {

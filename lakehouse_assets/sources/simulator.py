@@ -8,7 +8,7 @@ The files have the dirt of real life. `Change`s alter the world from a date on. 
 import gzip
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lakehouse_assets.sources.declaration import SIMULATED
+from lakehouse_assets.sources.simulated_customers import TariffShock, simulate_customers
 
 Array = NDArray[np.float64]
 
@@ -161,6 +162,8 @@ def simulate(
     scenarios: Sequence[Change] = (),
     interval_minutes: int = 60,
     clean: bool = False,
+    customers: int = 0,
+    shock: TariffShock | None = None,
 ) -> SimulatedWorld:
     """Write a simulated world: landing files, `source.yaml`, `series.csv` and `truth.parquet`.
 
@@ -173,6 +176,8 @@ def simulate(
         scenarios: changes of the world.
         interval_minutes: from 15 to 60, dividing an hour.
         clean: without dirt.
+        customers: customers at a time, whose history begins 15 months before; see `simulated_customers`. 0: none.
+        shock: a rise of prices for customers.
 
     Returns:
         What was written. The landing files are one gzipped csv a month of arrival. `truth.parquet` has for each series
@@ -201,7 +206,13 @@ def simulate(
     forecast = _published_forecast(world, load, weights)
     truth = _truth(grid, districts, world, load, forecast, weights)
     truth, landed = _dirty(rng, truth, interval_minutes, clean)
-    return _write(folder, truth, landed, districts, start, interval_minutes)
+    since = (start.replace(day=1) - timedelta(days=15 * 30)).replace(day=1)
+    world_written = _write(folder, truth, landed, districts, start, interval_minutes, since if customers else None)
+    if not customers:
+        return world_written
+    made = simulate_customers(folder, start=since, end=end, customers=customers, seed=seed, shock=shock, clean=clean)
+    rows = world_written.rows + made.rows
+    return replace(world_written, files=[*world_written.files, *made.files], rows=rows)
 
 
 def _grid(start: date, end: date, interval_minutes: int) -> pl.DataFrame:
@@ -468,6 +479,7 @@ def _write(
     districts: pl.DataFrame,
     start: date,
     interval_minutes: int,
+    customers_since: date | None,
 ) -> SimulatedWorld:
     folder.mkdir(parents=True, exist_ok=True)
     for earlier in folder.glob("demand_*.csv.gz"):
@@ -494,6 +506,10 @@ def _write(
     declaration = SIMULATED.read_text(encoding="utf-8")
     declaration = declaration.replace("\ninterval: 1h\n", f"\ninterval: {interval}\n")
     declaration = declaration.replace("\nstart: 2024-01-01\n", f"\nstart: {start.isoformat()}\n")
+    if customers_since is None:
+        declaration = declaration.partition("\ncustomers:\n")[0] + "\n"
+    else:
+        declaration = declaration.replace("\n  start: 2022-10-01\n", f"\n  start: {customers_since.isoformat()}\n")
     (folder / "source.yaml").write_text(declaration, encoding="utf-8")
     truth.select(
         "series_id", "ts", "value", "reported", "published_forecast", "dirt", "known_at", "changes"

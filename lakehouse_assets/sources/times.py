@@ -45,7 +45,7 @@ def resolve_times(frame: pl.LazyFrame, declaration: Declaration) -> pl.LazyFrame
 def _resolve(rows: pl.DataFrame, declaration: Declaration) -> pl.DataFrame:
     shift = declaration.interval_td if declaration.ts_marks == "end" else timedelta(0)
     # The same text stands in the rows of many series: each is parsed once.
-    times = _instants(rows["ts"].unique(), declaration.time_zone, shift).rename({"text": "ts"})
+    times = instants(rows["ts"].unique(), declaration.time_zone, shift).rename({"text": "ts"})
     rows = rows.join(times, on="ts", how="left", maintain_order="left", nulls_equal=True)
     repeated = rows["late"].is_not_null()
     if repeated.any():
@@ -71,7 +71,7 @@ def _resolve(rows: pl.DataFrame, declaration: Declaration) -> pl.DataFrame:
         end = pl.col("ts_utc") + declaration.interval_td
     known_at = end + declaration.publication_delay_td
     if "published_at" in rows.columns:
-        published = _instants(rows["published_at"].unique(), declaration.time_zone, timedelta(0))
+        published = instants(rows["published_at"].unique(), declaration.time_zone, timedelta(0))
         published = published.select(published_at="text", _published="early")
         rows = rows.join(published, on="published_at", how="left", maintain_order="left", nulls_equal=True)
         # A row whose own time cannot be read has no known time: it is landed at once.
@@ -82,8 +82,8 @@ def _resolve(rows: pl.DataFrame, declaration: Declaration) -> pl.DataFrame:
     ).drop("_published", strict=False)
 
 
-def _instants(texts: pl.Series, zone: str, shift: timedelta) -> pl.DataFrame:
-    """Each text with its instants: `early`, and `late` where the local time is repeated (else null)."""
+def instants(texts: pl.Series, zone: str, shift: timedelta) -> pl.DataFrame:
+    """Each `text` with its instants (UTC): `early`, and `late` where the local time is repeated (else null)."""
     part = pl.col("text").str.extract_groups(_TIME).alias("part")
     parts = texts.alias("text").to_frame().with_columns(part).unnest("part")
     time = pl.concat_str(
