@@ -47,6 +47,7 @@ def test_the_graph_is_that_of_the_house() -> None:
         "gold/demand_hourly",
         "gold/demand_daily",
         "features/demand",
+        "features/usage",
         "models/demand_forecast",
         "registry/demand_forecast",
         "registry/demand_forecast_series",

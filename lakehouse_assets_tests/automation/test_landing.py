@@ -16,7 +16,14 @@ from lakehouse_assets.lake.clock import Clock
 
 MONTHS = [f"2024-{month:02}-01" for month in range(1, 9)]
 EVENTS = st.dictionaries(st.sampled_from(MONTHS), st.integers(1, 20), min_size=1)
-REFINED = ("silver/demand", "silver/demand_quarantine", "gold/demand_hourly", "gold/demand_daily", "features/demand")
+REFINED = (
+    "silver/demand",
+    "silver/demand_quarantine",
+    "gold/demand_hourly",
+    "gold/demand_daily",
+    "features/usage",
+    "features/demand",
+)
 
 
 def span(touched: Sequence[str]) -> list[str]:
