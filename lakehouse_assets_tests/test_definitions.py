@@ -10,8 +10,9 @@ from types import ModuleType
 import dagster as dg
 import pytest
 
-from lakehouse_assets.definitions import TABLE_ROOMS, build_definitions, defs, models
+from lakehouse_assets.definitions import TABLE_ROOMS, build_definitions, declared_tables, defs, models
 from lakehouse_assets.sources.customers import TABLES as CUSTOMER_TABLES
+from lakehouse_assets.sources.declaration import SIMULATED, CustomersAlone, load_declaration
 
 HEAVY = ("mlflow", "sklearn", "scipy", "pandas", "matplotlib", "holidays", "dagster_mlflow", "pyarrow")
 
@@ -214,3 +215,20 @@ def test_a_table_and_a_model_are_a_file_each(package: ModuleType) -> None:
     (folder / "models" / "area_energy.py").unlink()
     importlib.invalidate_caches()
     assert names(build_definitions(package=package)) == empty
+
+
+def test_tables_of_what_is_not_declared_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("lakehouse_assets.definitions")
+    demand = load_declaration(SIMULATED).model_copy(update={"customers": None})
+    monkeypatch.setattr(module, "active_source", lambda: demand)
+    keys = {key.to_user_string() for table in declared_tables() for key in table.keys}
+    assert keys == {
+        *("bronze/demand", "silver/demand", "silver/demand_quarantine"),
+        *("gold/demand_hourly", "gold/demand_daily", "features/demand"),
+    }
+    assert "demand_forecast" in {model.name for model in models()}
+    customers = CustomersAlone(name="alone", customers=load_declaration(SIMULATED).customers)
+    monkeypatch.setattr(module, "active_source", lambda: customers)
+    assert not {key.to_user_string() for table in declared_tables() for key in table.keys} & keys
+    assert "demand_forecast" not in {model.name for model in models()}
+    dg.Definitions.validate_loadable(build_definitions())

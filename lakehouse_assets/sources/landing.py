@@ -213,7 +213,10 @@ def _new_rows(
 def _new_records(
     file: SourceFile, layout: Layout, already: pl.DataFrame | None, until: datetime | None
 ) -> pl.DataFrame:
-    times = _cached(file, layout)
+    whole = None
+    if already is None and (file.fingerprint, file.path.name, repr(layout)) not in _cache:
+        whole = read(file, layout).collect()  # read once, for its times and for its rows
+    times = _cached(file, layout, whole)
     if already is not None and already.height == times.height:
         return pl.DataFrame()
     if already is not None:
@@ -223,7 +226,7 @@ def _new_records(
         times = times.filter(never | (pl.col("known_at") <= until))
     if times.is_empty():
         return pl.DataFrame()
-    rows = read(file, layout).filter(pl.col("row_number").is_in(times["row_number"].implode())).collect()
+    rows = whole if whole is not None else read(file, layout).collect()
     return rows.join(times, on="row_number", maintain_order="left").select(
         pl.lit(file.name).alias("file"),
         pl.lit(file.fingerprint).alias("fingerprint"),
@@ -234,10 +237,10 @@ def _new_records(
     )
 
 
-def _record_times(file: SourceFile, layout: Layout) -> pl.DataFrame:
-    """row_number, ts_utc and known_at of each record of the file."""
+def _record_times(file: SourceFile, layout: Layout, whole: pl.DataFrame | None) -> pl.DataFrame:
+    """row_number, ts_utc and known_at of each record of the file, whose rows may have been read."""
     named = [name for name in (layout.time, "published_at") if name is not None]
-    rows = read(file, layout).select("row_number", *named).collect()
+    rows = (read(file, layout) if whole is None else whole.lazy()).select("row_number", *named).collect()
     for name in named:
         # A month is one everywhere; it has no time zone.
         zone = "UTC" if layout.monthly and name == layout.time else layout.time_zone
@@ -258,15 +261,12 @@ _CACHED_ROWS = 5_000_000
 _cache: OrderedDict[tuple[str, str, str], pl.DataFrame] = OrderedDict()
 
 
-def _cached(file: SourceFile, declaration: Declaration | Layout) -> pl.DataFrame:
-    """The times of the file's rows, read once."""
-    if isinstance(declaration, Layout):
-        key = (file.fingerprint, file.path.name, repr(declaration))
-    else:
-        key = (file.fingerprint, file.path.name, declaration.model_dump_json())
+def _cached(file: SourceFile, source: Declaration | Layout, whole: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Each row of the file with its times; of demand, whether something is published before its value is known."""
+    declared = repr(source) if isinstance(source, Layout) else source.model_dump_json()
+    key = (file.fingerprint, file.path.name, declared)
     if key not in _cache:
-        read_times = _record_times if isinstance(declaration, Layout) else _read_times
-        _cache[key] = read_times(file, declaration)  # type: ignore[arg-type]
+        _cache[key] = _record_times(file, source, whole) if isinstance(source, Layout) else _read_times(file, source)
         while len(_cache) > 1 and sum(frame.height for frame in _cache.values()) > _CACHED_ROWS:
             _cache.popitem(last=False)
     _cache.move_to_end(key)

@@ -1,5 +1,6 @@
 """Test tables that are no part of the demand domain."""
 
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from lakehouse_assets.lake.table_asset import (
     delta_asset,
     extended,
     lineage,
+    personal_columns,
     rows_of_run,
     table_key,
+    table_spec,
 )
 
 MONTHS = dg.MonthlyPartitionsDefinition(start_date="2020-01-01")
@@ -172,3 +175,21 @@ def test_the_clock() -> None:
     assert Clock().now().utcoffset().total_seconds() == 0
     with pytest.raises(ValueError, match="soon"):
         Clock(at="soon")
+
+
+class WithMail(dy.Schema):
+    customer_id = dy.String(primary_key=True, description="Customer.")
+    mail = dy.String(nullable=True, description="Mailbox.", metadata={"personal": "email"})
+
+
+def test_personal_columns_are_shown_as_such_and_refused_beyond_silver(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert personal_columns(WithMail) == {"mail": "email"}
+    assert [column.tags for column in column_schema(WithMail).columns] == [{}, {"personal": "email"}]
+    for room, allowed in (("bronze", True), ("silver", True), ("gold", False), ("features", False)):
+        module = f"house.{room}.customers"
+        monkeypatch.setitem(sys.modules, module, sys.modules[__name__])
+        if allowed:
+            assert table_spec(module, WithMail).key.path == [room, "customers"]
+        else:
+            with pytest.raises(ValueError, match="personal columns mail; such columns stay in bronze and silver"):
+                table_spec(module, WithMail)
