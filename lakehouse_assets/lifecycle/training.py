@@ -28,7 +28,15 @@ from lakehouse_assets.lifecycle.pictures import picture_metadata
 from lakehouse_assets.lifecycle.promotion import not_trained
 from lakehouse_assets.lifecycle.retraining import begins
 from lakehouse_assets.lifecycle.scope import scope_of
-from lakehouse_assets.ml.definition import BacktestResult, FittedModel, ModelDefinition, Search, Searching, Trial
+from lakehouse_assets.ml.definition import (
+    BacktestResult,
+    FittedModel,
+    ModelDefinition,
+    Search,
+    Searching,
+    TooLittleHistory,
+    Trial,
+)
 from lakehouse_assets.ml.window import training_window
 from lakehouse_assets.registry.resource import RegistryResource
 from lakehouse_assets.registry.training_run import TrainingRun
@@ -128,17 +136,22 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                 report = _reporter(context, run)
                 searched = kind.search(dataset, search, cutoff=cutoff, seed=settings.seed, report=report)
                 candidates = searched.candidates
-            with engine(settings):
-                result = kind.backtest(
-                    dataset,
-                    candidates,
-                    cutoff=cutoff,
-                    champion=fitted_champion,
-                    window=window,
-                    seed=settings.seed,
-                    workspace=Path(workspace),
-                    progress=context.log.info,
-                )
+            try:
+                with engine(settings):
+                    result = kind.backtest(
+                        dataset,
+                        candidates,
+                        cutoff=cutoff,
+                        champion=fitted_champion,
+                        window=window,
+                        seed=settings.seed,
+                        workspace=Path(workspace),
+                        progress=context.log.info,
+                    )
+            except TooLittleHistory as reason:
+                context.log.warning(f"not trained: {reason}")
+                run.tags({"not_trained": str(reason)})
+                return
             summary = result.summary()
             for name, metrics in summary.items():
                 with run.child(name) as child:

@@ -42,6 +42,10 @@ ALL = "all"
 """The only member of a kind whose model is one for everybody."""
 
 
+class TooLittleHistory(ValueError):
+    """There is not enough yet to train on: no fault, it comes with time. The message says what is missing."""
+
+
 @runtime_checkable
 class Candidate(Protocol):
     """An estimator with its parameters that competes in a training run; otherwise its kind's own affair."""

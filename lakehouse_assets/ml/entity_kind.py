@@ -25,6 +25,7 @@ from lakehouse_assets.ml.definition import (
     GateDecision,
     GatePolicy,
     Progress,
+    TooLittleHistory,
 )
 from lakehouse_assets.ml.entities import Fold, Snapshots, repeated_folds, rolling_origins
 from lakehouse_assets.ml.entity_backtest import Fits, fit_all
@@ -225,14 +226,14 @@ class EntityKind:
         """Rolling origins where the history has one that can be scored, else a repeated k-fold.
 
         Raises:
-            ValueError: there is too little to do either.
+            TooLittleHistory: for either.
         """
         found = rolling_origins(dataset, cutoff, self.origins, self.enough)
         if found:
             return found
         known = dataset.known_at <= cutoff
         if not self.enough(dataset.y[known]):
-            raise ValueError(
+            raise TooLittleHistory(
                 f"{int(known.sum())} rows with a known {self.target} are too few to train on: a row's is known "
                 f"{self.label_days} days after its {self.time_column}"
             )

@@ -92,6 +92,15 @@ def test_a_model_of_customers_is_trained_watched_and_trained_again(house: House)
     assert set(last["model_version"]) == {2}
 
 
+def test_without_enough_history_nothing_is_trained_and_nothing_fails(house: House) -> None:
+    house.table("features/customer").overwrite(snapshots(2, 30, known=2), partition_by=["month"])
+    at: datetime = months(2)[1] + timedelta(hours=3)
+    for job in ("retrain", "predict", "monitor"):
+        assert house.run(f"churn_{job}", at).success, job
+    assert house.registry.get("churn", "champion") is None
+    assert not house.table("predictions/churn").exists()
+
+
 def test_a_single_snapshot_lives_too(house: House) -> None:
     rows = snapshots(1, 250, known=0, base=-1.0)
     house.table("features/customer").overwrite(rows, partition_by=["month"])
