@@ -10,7 +10,7 @@ import polars as pl
 
 from lakehouse_assets.ml.definition import ALL, Progress
 from lakehouse_assets.ml.entities import Enough, Fold, Rows, Snapshots
-from lakehouse_assets.ml.recipes import Learned, Recipe, Task
+from lakehouse_assets.ml.recipes import Learned, Recipe, Task, unconverged
 from lakehouse_assets.ml.shards import in_threads
 from lakehouse_assets.ml.window import TrainingWindow
 
@@ -67,7 +67,8 @@ def fit_all(
     predicted, latest, final = {}, {}, {}
     for name in recipes:
         say(f"{name}: {len(folds)} folds")
-        found = in_threads(one, [f"{name}/{k}" for k in range(len(folds) + 1)])
+        with unconverged():
+            found = in_threads(one, [f"{name}/{k}" for k in range(len(folds) + 1)])
         predicted[name] = [said for said, _ in found.values() if said is not None]
         latest[name], final[name] = (fit for _, fit in list(found.values())[last:] if fit is not None)
     rows = [

@@ -32,7 +32,7 @@ from lakehouse_assets.ml.entity_backtest import Fits, fit_all
 from lakehouse_assets.ml.entity_metrics import Calibration, Counts, Scored
 from lakehouse_assets.ml.fitted import microseconds, moment
 from lakehouse_assets.ml.gate import OWN
-from lakehouse_assets.ml.recipes import Learned, Recipe, Task
+from lakehouse_assets.ml.recipes import Learned, Recipe, Task, unconverged
 from lakehouse_assets.ml.window import TrainingWindow
 
 Array = npt.NDArray[np.float64]
@@ -413,7 +413,7 @@ class EntityKind:
         from threadpoolctl import threadpool_limits
 
         data, model = self.dataset(dataset), fitted.model if isinstance(fitted, Composed) else fitted
-        with threadpool_limits(1, "blas"):
+        with threadpool_limits(1, "blas"), unconverged():
             rows = np.flatnonzero(data.known_at <= microseconds(cutoff))
             learned = model.recipe.learn(self.task, data, rows, seed)
         return replace(model, learned=learned, trained_at=cutoff, seed=seed)

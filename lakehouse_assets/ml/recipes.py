@@ -9,7 +9,8 @@ A recipe learns from at most ``rows`` rows, a seeded sample: what costs the squa
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
@@ -82,12 +83,19 @@ class Recipe:
         estimator = self.classifier(seed) if task == "classification" else self.regressor(seed)
         pipeline = _pipeline(numbers, categories, estimator, self.scaled, self.curved, len(rows))
         # One thread: those of OpenMP spin when they share the machine, which costs far more than it gains.
-        with threadpool_limits(1, "openmp"), warnings.catch_warnings():
-            from sklearn.exceptions import ConvergenceWarning
-
-            warnings.simplefilter("ignore", ConvergenceWarning)  # so many iterations, and no more
+        with threadpool_limits(1, "openmp"):
             pipeline.fit(x, y.astype(np.int64) if task == "classification" else y)
         return Learned(task, pipeline, float(y.mean()), tuple(numbers), tuple(categories))
+
+
+@contextmanager
+def unconverged() -> Iterator[None]:
+    """So many iterations, and no more: nobody is warned. For the main thread, as filters are those of all threads."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
 
 
 @dataclass(frozen=True)
