@@ -238,7 +238,9 @@ class EntityKind:
                 f"{self.label_days} days after its {self.time_column}"
             )
         stratified = self.task == "classification"
-        return repeated_folds(dataset, cutoff, self.splits, self.repeats, seed, stratified=stratified)
+        # A history that is too short for an origin yet has many rows, and is soon longer: once is enough.
+        repeats = self.repeats if len(dataset.times) == 1 else 1
+        return repeated_folds(dataset, cutoff, self.splits, repeats, seed, stratified=stratified)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
