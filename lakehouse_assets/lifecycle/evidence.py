@@ -32,7 +32,7 @@ def save_backtest(
     about = {
         "best": result.best,
         "primary": result.primary,
-        "higher": result.higher_is_better,
+        "higher_is_better": result.higher_is_better,
         "groups": groups,
         "champion_version": champion_version,
     }

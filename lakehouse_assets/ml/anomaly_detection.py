@@ -26,6 +26,7 @@ from lakehouse_assets.ml.definition import (
     GateDecision,
     GatePolicy,
     Progress,
+    TooLittleHistory,
 )
 from lakehouse_assets.ml.unusual_days import (
     EXPECTED,
@@ -216,10 +217,10 @@ class AnomalyDetection:
         """Learn from days; the threshold from their scores by fits on the other parts of them.
 
         Raises:
-            ValueError: there are no days.
+            TooLittleHistory: there are no days.
         """
         if not len(days):
-            raise ValueError("there are no days to learn from: the feature table has no rows in the window of training")
+            raise TooLittleHistory("there are no days to learn from: the feature table has no rows in the window of training")
         usual = Usual.learn(days)
         held_out, sizes = np.zeros(len(days)), np.zeros(len(days))
         block = np.minimum(np.arange(len(days)) * BLOCKS // len(days), BLOCKS - 1)
@@ -310,7 +311,7 @@ class AnomalyDetection:
         length = self.fold_days * DAY_US
         starts = [end - length * k for k in range(self.folds, 0, -1) if end - length * k >= first]
         if not starts:
-            raise ValueError(
+            raise TooLittleHistory(
                 f"{(end - first) // DAY_US + self.minimum_training_days} days are known; a backtest needs "
                 f"{self.minimum_training_days} to learn from and {self.fold_days} to be scored on"
             )
