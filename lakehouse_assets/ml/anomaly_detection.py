@@ -220,7 +220,7 @@ class AnomalyDetection:
             TooLittleHistory: there are no days.
         """
         if not len(days):
-            raise TooLittleHistory("there are no days to learn from: the feature table has no rows in the window of training")
+            raise TooLittleHistory("there are no days to learn from in the window of training")
         usual = Usual.learn(days)
         held_out, sizes = np.zeros(len(days)), np.zeros(len(days))
         block = np.minimum(np.arange(len(days)) * BLOCKS // len(days), BLOCKS - 1)
