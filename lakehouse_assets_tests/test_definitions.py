@@ -242,7 +242,7 @@ def test_tables_of_what_is_not_declared_are_left_out(monkeypatch: pytest.MonkeyP
     keys = {key.to_user_string() for table in declared_tables() for key in table.keys}
     assert keys == {
         *("bronze/demand", "silver/demand", "silver/demand_quarantine"),
-        *("gold/demand_hourly", "gold/demand_daily", "features/demand"),
+        *("gold/demand_hourly", "gold/demand_daily", "features/demand", "features/usage"),
     }
     assert "demand_forecast" in {model.name for model in models()}
     customers = CustomersAlone(name="alone", customers=load_declaration(SIMULATED).customers)
