@@ -11,7 +11,7 @@ help:  ## Show these commands
 install: .venv/installed  ## Create .venv with everything pinned in constraints.txt
 
 # pip compiles what it installs; uv does when told to. Else each new process compiles the libraries for itself where
-# Python may not write (PYTHONDONTWRITEBYTECODE, a read-only image): ten seconds instead of three, a process.
+# Python may not write (PYTHONDONTWRITEBYTECODE, a read-only image), and takes twice as long to start.
 .venv/installed: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --clear --python $(PYTHON) .venv && \
