@@ -32,14 +32,15 @@ from lakehouse_assets.ml.definition import (
 )
 from lakehouse_assets.ml.inputs import distances
 from lakehouse_assets.ml.segments import (
-    HOURS,
     SHAPE,
     FittedSegments,
     Profile,
     Reference,
     Segments,
     complete_shapes,
+    components,
     limit_of,
+    prepared,
     usual_shapes,
 )
 from lakehouse_assets.ml.window import TrainingWindow
@@ -170,9 +171,10 @@ class Clustering:
 
         A snapshot is scored by a fit of before it. Each candidate is fitted on all at the cutoff, too.
 
-        The champion labels with what it is in force with. All are measured on the same customers and in one space, that
-        of the shares relative to an even day, whatever the space in which they part. window: is not heeded; no fit
-        learns from more than ``months``.
+        The champion labels with what it is in force with. All are measured on the same customers and in one space,
+        whatever the one in which they part: the principal components of the centred logarithms, as shares are parts of
+        a whole (Aitchison, 1986), and in all 48 dimensions chance would hide the smaller differences. window: is not
+        heeded; no fit learns from more than ``months``.
 
         ``metrics``: silhouette (the primary one), davies_bouldin, calinski_harabasz, inertia (mean squared distance to
         the segment's mean), and overall stability (mean adjusted Rand index between fits of resampled customers) and
@@ -204,16 +206,19 @@ class Clustering:
 
         # How many segments there are is asked once, and not of every fold again.
         fitted = {name: fit(name, times[-1], None, "final") for name in candidates}
+        learned = usual_shapes(self._at(dataset, times[-self.months :]))[1]
+        mean, kept = components(prepared(learned, "log_shares"), seed)
         for number, (origin, at) in enumerate(zip(origins, scored, strict=True)):
             snapshot = self._at(dataset, [at])
             models = {name: fit(name, origin, len(model.numbers), "fold") for name, model in fitted.items()}
             if champion:
                 models[CHAMPION] = champion
-            measured, found = _measured(snapshot, {n: m.predict(snapshot) for n, m in models.items()}, seed)
+            shapes = snapshot.select(pl.col(SHAPE).cast(pl.Float64)).fill_null(np.nan).to_numpy()
+            points = (prepared(shapes, "log_shares") - mean) @ kept.T
+            measured, found = _measured(snapshot, points, {n: m.predict(snapshot) for n, m in models.items()}, seed)
             rows.append(measured.with_columns(fold=pl.lit(number, pl.Int32)))
             metrics += [{"candidate": name, "slice": "fold", "key": str(number), **one} for name, one in found.items()]
         rows.append(self._present(dataset, times, fitted, champion).with_columns(fold=pl.lit(len(scored), pl.Int32)))
-        learned = usual_shapes(self._at(dataset, times[-self.months :]))[1]
         for name in [*candidates, *([CHAMPION] if champion else [])]:
             folds = [one for one in metrics if one["candidate"] == name and one["slice"] == "fold"]
             measures = [m for m in folds[0] if m not in ("candidate", "slice", "key")]
@@ -580,9 +585,9 @@ class Clustering:
 
 
 def _measured(
-    snapshot: pl.DataFrame, predicted: Mapping[str, pl.DataFrame], seed: int
+    snapshot: pl.DataFrame, points: Array, predicted: Mapping[str, pl.DataFrame], seed: int
 ) -> tuple[pl.DataFrame, dict[str, dict[str, float]]]:
-    """Labels and silhouettes of a snapshot by model, and the measures of each, in one space and on the same customers.
+    """Labels and silhouettes of a snapshot by model, and the measures of each, of points (N, q) for its rows.
 
     Customers whom any model leaves without a segment are in no measure. A model with one segment has no silhouette: -1.
     """
@@ -595,7 +600,6 @@ def _measured(
     ].to_numpy()
     rows = np.flatnonzero(everywhere)
     sample = np.sort(np.random.default_rng(seed).permutation(rows)[:_SAMPLE])
-    points = snapshot.select(SHAPE).cast(pl.Float64).to_numpy() * HOURS
     measures: dict[str, dict[str, float]] = {}
     for name in predicted:
         mine = out[name].fill_null(_NOBODY).to_numpy()

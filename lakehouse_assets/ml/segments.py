@@ -143,7 +143,6 @@ class Segments(ABC):
 
         Raises ValueError with fewer than ``LEAST_CUSTOMERS``, or where all shapes are alike.
         """
-        from sklearn.decomposition import PCA
         from threadpoolctl import threadpool_limits
 
         if len(shapes) < LEAST_CUSTOMERS:
@@ -155,9 +154,8 @@ class Segments(ABC):
         if np.ptp(x, axis=0).max() < 1e-9:
             raise ValueError(f"the load shapes of all {len(shapes)} customers are the same: there is nothing to part")
         with threadpool_limits(1):
-            pca = PCA(svd_solver="full").fit(x)
-            kept = np.ascontiguousarray(pca.components_[: _telling(x, pca.explained_variance_, seed)])
-            scores = (x - pca.mean_) @ kept.T
+            mean, kept = components(x, seed)
+            scores = (x - mean) @ kept.T
             distinct = len(np.unique(scores.round(9), axis=0))
             numbers = [number] if number else list(range(2, max(2, min(self.most, distinct - 1)) + 1))
             tried = {n: self._part(scores, n, seed) for n in numbers}
@@ -168,7 +166,7 @@ class Segments(ABC):
                 [_inertia(scores, labels[n]) for n in numbers],
             )
         chosen = number or curve.chosen
-        parts = Parts(self.preparation, pca.mean_, kept, *tried[chosen])
+        parts = Parts(self.preparation, mean, kept, *tried[chosen])
         sizes = np.bincount(labels[chosen], minlength=chosen)
         return parts.of(np.argsort(-sizes, kind="stable")), curve
 
@@ -204,16 +202,18 @@ class MixtureSegments(Segments):
         return found.means_, found.covariances_, offsets - offsets.min()
 
 
-def _telling(x: Array, variances: Array, seed: int) -> int:
-    """How many principal components tell something, two at least: parallel analysis (Horn, 1965).
+def components(x: Array, seed: int) -> tuple[Array, Array]:
+    """Mean (48,) and principal components (q, 48) of prepared shapes (N, 48): by parallel analysis (Horn, 1965).
 
-    Those with more variance than the same of a sample in which every column is permuted by itself. The others are
-    chance, in which what customers have in common would drown.
+    Kept are those with more variance than the same of a sample in which every column is permuted by itself, two at
+    least. The others are chance, in which what customers have in common would drown.
     """
     from sklearn.decomposition import PCA
 
+    pca = PCA(svd_solver="full").fit(x)
     by_chance = PCA(svd_solver="full").fit(np.random.default_rng(seed).permuted(x, axis=0)).explained_variance_
-    return max(2, int(np.append(variances > by_chance, False).argmin()))
+    telling = max(2, int(np.append(pca.explained_variance_ > by_chance, False).argmin()))
+    return pca.mean_, np.ascontiguousarray(pca.components_[:telling])
 
 
 def _nearest(scores: Array, centres: Array, variances: Array, offsets: Array) -> Labels:
