@@ -59,13 +59,17 @@ def test_the_graph_is_that_of_the_house() -> None:
         "monitoring/demand_forecast_errors",
         "monitoring/demand_forecast_profile",
         "monitoring/demand_forecast_drift",
-        "models/usage_anomalies",
-        "registry/usage_anomalies",
-        "registry/usage_anomalies_series",
-        "registry/usage_anomalies_series_history",
-        "predictions/usage_anomalies",
-        "monitoring/usage_anomalies_profile",
-        "monitoring/usage_anomalies_drift",
+        *(
+            f"{room}/{model}{part}"
+            for model in ("usage_anomalies", "load_segments")
+            for room, parts in {
+                "models": ("",),
+                "registry": ("", "_series", "_series_history"),
+                "predictions": ("",),
+                "monitoring": ("_profile", "_drift"),
+            }.items()
+            for part in parts
+        ),
         *(
             f"{room}/{model}{part}"
             for model in ("customer_churn", "customer_value")

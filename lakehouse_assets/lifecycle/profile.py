@@ -172,7 +172,7 @@ class Sources:
         both = now.join(known, on=keys, how="left", suffix="_then")
         # The means of predictions and errors follow from what is counted; that of the target may be set right later.
         off = (pl.col("mean") - pl.col("mean_then")).abs() > 1e-9 * pl.col("mean").abs()
-        changed = pl.col("count").ne_missing(pl.col("count_then")) | (off & (pl.col("column") == target))
+        changed = pl.col("count").ne_missing(pl.col("count_then")) | (off & pl.col("column").eq_missing(pl.lit(target)))
         due = set(both.filter(changed)["window_start"])
         return [start for start in starts if start in due]
 
