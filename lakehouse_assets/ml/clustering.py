@@ -29,6 +29,7 @@ from lakehouse_assets.ml.definition import (
     GateDecision,
     GatePolicy,
     Progress,
+    TooLittleHistory,
 )
 from lakehouse_assets.ml.inputs import distances
 from lakehouse_assets.ml.segments import (
@@ -187,7 +188,7 @@ class Clustering:
         say = progress or (lambda _: None)
         times = self._snapshots(dataset, cutoff)
         if len(times) < 2:
-            raise ValueError(
+            raise TooLittleHistory(
                 f"{len(times)} snapshots are known; segments take two, one to learn from and one to be scored on"
             )
         origins = times[-self.scored - 1 : -1]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from lakehouse_assets.ml.clusters import silhouette
-from lakehouse_assets.ml.definition import ALL
+from lakehouse_assets.ml.definition import ALL, TooLittleHistory
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -141,12 +141,12 @@ class Segments(ABC):
     def learn(self, shapes: Array, seed: int, number: int | None = None) -> tuple[Parts, Curve]:
         """Part complete shapes (N, 48), the largest part first; number: of parts, found where none is given.
 
-        Raises ValueError with fewer than ``LEAST_CUSTOMERS``, or where all shapes are alike.
+        Raises TooLittleHistory with fewer than ``LEAST_CUSTOMERS``, ValueError where all shapes are alike.
         """
         from threadpoolctl import threadpool_limits
 
         if len(shapes) < LEAST_CUSTOMERS:
-            raise ValueError(
+            raise TooLittleHistory(
                 f"{len(shapes)} customers have a complete load shape; segments take {LEAST_CUSTOMERS}: land more "
                 "customers, or more of their months"
             )
