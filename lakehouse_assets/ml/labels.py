@@ -76,7 +76,7 @@ def name(shape: npt.NDArray[np.float64]) -> str:
 def names(shapes: npt.NDArray[np.float64], numbers: Collection[int], earlier: Mapping[int, str]) -> tuple[str, ...]:
     """The name of each cluster with a mean shape (k, 48) and a number: what it was called, or :func:`name`.
 
-    Two of one name are told apart by the hour of their peak, or else by their number.
+    Two of one name are told apart by days off that are otherwise, by the hour of their peak, or else by their number.
     """
     out: list[str] = []
     for shape, number in zip(shapes, numbers, strict=True):
@@ -84,8 +84,10 @@ def names(shapes: npt.NDArray[np.float64], numbers: Collection[int], earlier: Ma
         others = {*out, *(earlier[n] for n in numbers if n in earlier)}
         if said is None:
             said = name(shape)
-            peak = f"{said}, most at {int(_day(shape).argmax())} h"
-            said = next(one for one in (said, peak, f"{said} ({number})") if one not in others)
+            further = [f"{said}, most at {int(_day(shape).argmax())} h", f"{said} ({number})"]
+            if name(np.tile(shape[HOURS:], 2)) != said:
+                further.insert(0, f"{said} on working days")
+            said = next(one for one in (said, *further) if one not in others)
         out.append(said)
     return tuple(out)
 

@@ -63,6 +63,8 @@ def test_a_shape_has_a_name_in_words_and_no_two_segments_the_same() -> None:
     assert said(solar) == "evening peak, little by day"
     early, late = (np.tile(1 + bump(hour, 1, 5), 2) / 24 for hour in (18, 20))
     assert names(np.stack([early, late]), (1, 2), {}) == ("evening peak", "evening peak, most at 20 h")
+    office = np.concatenate([late[:24], EVEN[24:] / 24])
+    assert names(np.stack([early, office]), (1, 2), {})[1] == "evening peak on working days"
     assert names(np.stack([late, early]), (2, 9), {2: "late"}) == ("late", "evening peak"), "a number keeps its name"
 
 
