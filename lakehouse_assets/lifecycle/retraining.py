@@ -75,9 +75,9 @@ def retraining_definitions(definition: ModelDefinition) -> dg.Definitions:
     return dg.Definitions(
         jobs=[retrain, predict, monitor],
         schedules=[
-            _schedule(predict, "daily", definition.schedules.predict, definition),
-            _schedule(monitor, "weekly", definition.schedules.monitor, definition),
-            _schedule(retrain, "monthly", definition.schedules.retrain, definition, unless=_just_trained(definition)),
+            _schedule(predict, definition.schedules.predict, definition),
+            _schedule(monitor, definition.schedules.monitor, definition),
+            _schedule(retrain, definition.schedules.retrain, definition, unless=_just_trained(definition)),
         ],
         sensors=[drift_sensor(definition, retrain)],
     )
@@ -85,14 +85,13 @@ def retraining_definitions(definition: ModelDefinition) -> dg.Definitions:
 
 def _schedule(
     job: "UnresolvedAssetJobDefinition",
-    period: str,
     cron: str,
     definition: ModelDefinition,
     unless: Callable[[dg.DagsterInstance, datetime], str | None] | None = None,
 ) -> dg.ScheduleDefinition:
     @dg.schedule(
         job=job,
-        name=f"{job.name}_{period}",
+        name=f"{job.name}_{period(cron)}",
         cron_schedule=cron,
         execution_timezone=definition.schedules.time_zone,
         default_status=get_settings().schedule_status("local", "production"),
@@ -108,6 +107,14 @@ def _schedule(
         )
 
     return tick
+
+
+def period(cron: str) -> str:
+    """How often a cron schedule comes, in a word: daily (or more often), weekly, monthly, quarterly or yearly."""
+    _, _, day, month, weekday = cron.split()
+    if month != "*":
+        return "yearly" if month.isdigit() else "quarterly"
+    return "monthly" if day != "*" else "weekly" if weekday != "*" else "daily"
 
 
 def _just_trained(definition: ModelDefinition) -> Callable[[dg.DagsterInstance, datetime], str | None]:

@@ -179,6 +179,7 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                     **tags,
                     **trained,
                     "candidate": result.best,
+                    "primary": result.primary,
                     "seed": settings.seed,
                     "trained_at": clock.now().isoformat(),
                     "cutoff": cutoff.isoformat(),

@@ -20,5 +20,5 @@ customer_value = ModelDefinition(
     gate=GatePolicy(minimum_gain=0.005, significance=0.05, group_tolerance=0.05),
     drift=DriftPolicy(channels=("input", "error"), false_alarm_rate=0.01),
     retrain=RetrainPolicy(cooldown_days=27),
-    schedules=Schedules(predict="40 1 1 * *", monitor="10 2 1 * *", retrain="20 3 1 * *"),
+    schedules=Schedules(predict="40 1 1 * *", monitor="10 2 1 * *", retrain="20 3 1 1,4,7,10 *"),
 )

@@ -71,7 +71,7 @@ def quickstart(
         if replayed_until(operator.instance) is None:
             with progress_bar(out, "build", total=len(STAGES)) as (report, advance):
                 operator.report = report
-                for number, stage in enumerate(run_everything(operator, [MODEL], live)):
+                for number, stage in enumerate(run_everything(operator, _models(), live)):
                     report(stage)
                     if number:
                         advance()
@@ -98,6 +98,22 @@ def quickstart(
         raise RunFailed(f"{len(failed)} runs failed, as told above", str(failed[0].run_id))
 
 
+def _models() -> list[str]:
+    """The models, once the declaration is in force that says which there are."""
+    from lakehouse_assets.definitions import models
+
+    return [model.name for model in models()]
+
+
+def _champion(registry: Registry, model: str) -> str:
+    champion = registry.get(model, "champion")
+    if champion is None:
+        return f"{model}: no champion yet"
+    said = f"champion of {model}: version {champion.version} ({champion.tags['candidate']}"
+    primary = champion.tags.get("primary")
+    return f"{said}; {primary} {champion.metrics[primary]:.4g} in its backtest)" if primary else f"{said})"
+
+
 def _utc(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
@@ -116,8 +132,7 @@ def _tell(settings: Settings, out: Console) -> None:
     mended = decisions.filter(after & (pl.col("trigger") == "drift") & (pl.col("decision") == "promoted"))
     if mended.height:
         lines += ["", *_old_and_new(lake, registry, mended.row(0, named=True))]
-    champion = registry.get(MODEL, "champion")
-    lines += ["", f"champion of {MODEL}: version {champion.version if champion else None}"]
+    lines += ["", *(_champion(registry, name) for name in _models())]
     lines += [
         "",
         "Look at it:     make ui          the asset graph, its runs, checks and pictures; MLflow beside it",
