@@ -5,6 +5,7 @@ truth to learn from, so recipes are compared by what they find of anomalies that
 seen, each at the threshold that has the same share of alarms on these days as they were.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ import polars as pl
 from lakehouse_assets.ml.definition import (
     ALL,
     CHAMPION,
+    COSTS,
     BacktestResult,
     Candidate,
     Columns,
@@ -269,18 +271,20 @@ class AnomalyDetection:
             recipes[CHAMPION] = champion.recipe
         clean: dict[str, list[Array]] = {name: [] for name in recipes}
         planted: dict[str, list[Array]] = {name: [] for name in recipes}
-        rows, folds = [], []
+        rows, folds, spent = [], [], []
         for number, (start, stop) in enumerate(self._folds(known, end)):
             before, held_out = known.between(0, start), known.between(start, stop)
             changed, which = inject(held_out, seed + number)
             usual = Usual.learn(before)
             for name, recipe in recipes.items():
+                began = time.thread_time()
                 if name == CHAMPION and _micros(champion.trained_at) < start:
                     learned, fitted = champion.usual, champion.fitted
                 else:
                     learned, fitted = usual, recipe.fit(before, usual, seed)
                 clean[name].append(fitted.score(*learned.statistics(held_out)))
                 planted[name].append(fitted.score(*learned.statistics(changed)))
+                spent.append({"candidate": name, "stage": "fold", "cpu_seconds": time.thread_time() - began})
             times = pl.Series(held_out.as_of).cast(UTC_TIME)
             rows.append(
                 pl.DataFrame({"as_of": times, self.entity: held_out.entities.tolist()}).with_columns(
@@ -302,6 +306,7 @@ class AnomalyDetection:
             folds=pl.DataFrame(folds, schema_overrides={"fold": pl.Int32}),
             losses=losses.sort(self.entity, "as_of").lazy(),
             fitted={name: self.fit(name, recipes[name], known, at, seed) for name in candidates},
+            costs=pl.DataFrame(spent, schema=COSTS),
             unscored=pl.DataFrame(schema={self.member: pl.String, "reason": pl.String}),
         )
 

@@ -23,6 +23,7 @@ from lakehouse_assets.ml import labels
 from lakehouse_assets.ml.definition import (
     ALL,
     CHAMPION,
+    COSTS,
     BacktestResult,
     Columns,
     DriftPolicy,
@@ -247,7 +248,7 @@ class Clustering:
             folds=pl.DataFrame(folds, schema={"fold": pl.Int32, "origin": UTC_TIME, "as_of": UTC_TIME}),
             losses=losses.select(*first, *(c for c in losses.columns if c not in first)).lazy(),
             fitted=fitted,
-            costs=pl.DataFrame(costs, schema_overrides={"shard": pl.Int64, "bytes": pl.Int64}),
+            costs=pl.DataFrame(costs, schema=COSTS),
             unscored=pl.DataFrame(schema={self.member: pl.String, "reason": pl.String}),
             higher_is_better=True,
         )

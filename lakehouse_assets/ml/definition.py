@@ -193,6 +193,16 @@ class FittedModel(Protocol):
         ...
 
 
+COSTS: Mapping[str, type[pl.DataType]] = {
+    "shard": pl.Int64,
+    "candidate": pl.String,
+    "stage": pl.String,
+    "cpu_seconds": pl.Float64,
+    "bytes": pl.Int64,
+}
+"""Columns of what a backtest's candidates took."""
+
+
 @dataclass(frozen=True)
 class BacktestResult:
     """What a training run found.
@@ -204,7 +214,7 @@ class BacktestResult:
     losses: out-of-sample rows, the same for every candidate (the evidence), sorted by member; a kind's own columns.
     Lazily: of a large fleet they are more than memory holds.
     fitted: each candidate fitted on everything known at the cutoff.
-    costs: shard (null: the whole fleet), candidate, stage, cpu_seconds, bytes.
+    costs: columns ``COSTS``: shard (null: the whole fleet), candidate, stage, cpu_seconds, bytes (of the rows read).
     unscored: the member, reason: members that took no part, or of which no fold scores anything.
     higher_is_better: of the primary metric; else the lowest is the best.
     curves: of each candidate that learns in epochs, the measures after each, of the fit at the cutoff.
@@ -216,7 +226,7 @@ class BacktestResult:
     folds: pl.DataFrame
     losses: pl.LazyFrame
     fitted: Mapping[str, FittedModel] = field(repr=False)
-    costs: pl.DataFrame = field(default_factory=pl.DataFrame, repr=False)
+    costs: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=COSTS), repr=False)
     unscored: pl.DataFrame = field(default_factory=pl.DataFrame, repr=False)
     higher_is_better: bool = False
     curves: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict, repr=False)

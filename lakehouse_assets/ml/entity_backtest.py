@@ -8,20 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from lakehouse_assets.ml.definition import ALL, Progress
+from lakehouse_assets.ml.definition import ALL, COSTS, Progress
 from lakehouse_assets.ml.entities import Enough, Fold, Rows, Snapshots
 from lakehouse_assets.ml.recipes import Learned, Recipe, Task, unconverged
 from lakehouse_assets.ml.shards import in_threads
 from lakehouse_assets.ml.window import TrainingWindow
 
 Array = npt.NDArray[np.float64]
-COSTS: Mapping[str, type[pl.DataType]] = {
-    "shard": pl.Int64,
-    "candidate": pl.String,
-    "stage": pl.String,
-    "cpu_seconds": pl.Float64,
-    "bytes": pl.Int64,
-}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from lakehouse_assets.sources.simulator import Change, simulate
 MODEL = "demand_forecast"
 SERIES = 12
 START, GO_LIVE, CHANGE, END = date(2024, 1, 1), date(2025, 3, 17), date(2025, 4, 7), date(2025, 5, 26)
-CUSTOMERS = 2000
+CUSTOMERS = 1000
 # Late enough that a model trained at go-live has hardly seen it, early enough that its churn is known by the end.
 SHOCK = TariffShock(date(2024, 12, 1))
 CHANGES = (Change("operator_model", CHANGE, 2.0), Change("tariff", CHANGE, 1.0))
