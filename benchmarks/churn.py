@@ -28,14 +28,14 @@ from lakehouse_assets.sources.declaration import SIMULATED
 from lakehouse_assets.sources.simulated_customers import TariffShock, simulate_customers
 
 MODEL = "customer_churn"
-START, LIVE, SHOCK, END = date(2022, 10, 1), date(2024, 6, 15), date(2024, 7, 1), date(2025, 8, 15)
+START, LIVE, SHOCK, END = date(2022, 10, 1), date(2024, 6, 15), date(2024, 7, 1), date(2025, 5, 15)
 
 
 def main() -> None:
     """Simulate, operate, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the figures there")
-    parser.add_argument("--customers", type=int, default=4000, help="customers at a time")
+    parser.add_argument("--customers", type=int, default=3000, help="customers at a time")
     arguments = parser.parse_args()
     with TemporaryDirectory(prefix="churn_") as temporary:
         world, home = Path(temporary, "world"), Path(temporary, "home")

@@ -22,6 +22,7 @@ customer_churn = ModelDefinition(
     kind=Classification(
         target="churned",
         label_days=LABEL_DAYS,
+        origins=4,
         outcomes=("margin_12m",),
         # An offer costs 25, keeps every fourth who would leave, and who stays is worth 500.
         saved_value=500.0,
@@ -31,9 +32,9 @@ customer_churn = ModelDefinition(
     candidates={
         "logistic": Logistic(),
         "decision_tree": DecisionTree(),
-        "random_forest": RandomForest(),
+        "random_forest": RandomForest(trees=100, rows=10_000),
         "boosting": Boosting(),
-        "support_vectors": SupportVectors(),
+        "support_vectors": SupportVectors(rows=10_000),
         "nearest_neighbours": NearestNeighbours(),
         "perceptron": Perceptron(),
         **installed_extras(),

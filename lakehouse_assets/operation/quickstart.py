@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.panel import Panel
 
 from lakehouse_assets.lake.table import Lake
+from lakehouse_assets.lifecycle.evidence import load_backtest
+from lakehouse_assets.ml.definition import CHAMPION
 from lakehouse_assets.operation.conservation import rows_accounted_for
 from lakehouse_assets.operation.errors import RunFailed
 from lakehouse_assets.operation.execution import Operator, progress_bar
@@ -114,6 +116,24 @@ def _champion(registry: Registry, model: str) -> str:
     return f"{said}; {primary} {champion.metrics[primary]:.4g} in its backtest)" if primary else f"{said})"
 
 
+def _mended(lake: Lake, registry: Registry, model: str) -> list[str]:
+    """What drift had trained anew and the gate promoted: old and new on the same rows, out of sample."""
+    table = lake.table(f"registry/{model}")
+    if not table.exists():
+        return []
+    rows = table.scan().filter(pl.col("trigger") == "drift", pl.col("decision") == "promoted").collect()
+    said = []
+    for row in rows.sort("version").iter_rows(named=True):
+        with load_backtest(registry, row["mlflow_run_id"]) as backtest:
+            summary, primary, best = backtest.result.summary(), backtest.result.primary, backtest.result.best
+        old, new = summary[CHAMPION][primary], summary[best][primary]
+        said.append(
+            f"{model}: drifted, trained anew and promoted on {row['decided_at']:%Y-%m-%d}; "
+            f"{primary} {old:.3f} before, {new:.3f} after"
+        )
+    return said
+
+
 def _utc(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
@@ -133,6 +153,7 @@ def _tell(settings: Settings, out: Console) -> None:
     if mended.height:
         lines += ["", *_old_and_new(lake, registry, mended.row(0, named=True))]
     lines += ["", *(_champion(registry, name) for name in _models())]
+    lines += [line for name in _models() if name != MODEL for line in _mended(lake, registry, name)]
     lines += [
         "",
         "Look at it:     make ui          the asset graph, its runs, checks and pictures; MLflow beside it",
