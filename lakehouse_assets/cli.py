@@ -104,7 +104,7 @@ def quickstart() -> None:
     """
     from lakehouse_assets.operation.quickstart import quickstart as tell
 
-    tell(_settings(), out, _operator)
+    tell(_settings(), out, _operator, _models)
 
 
 @app.command()

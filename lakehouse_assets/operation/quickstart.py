@@ -33,7 +33,10 @@ CHANGES = (Change("operator_model", CHANGE, 2.0), Change("tariff", CHANGE, 1.0))
 
 
 def quickstart(
-    settings: Settings, out: Console, operator_of: Callable[[Settings], AbstractContextManager[Operator]]
+    settings: Settings,
+    out: Console,
+    operator_of: Callable[[Settings], AbstractContextManager[Operator]],
+    models: Callable[[], list[str]],
 ) -> None:
     """Simulate a world, build the lakehouse on it, operate it through a change, and tell what happened.
 
@@ -46,6 +49,7 @@ def quickstart(
         settings: the home.
         out: where the story is told.
         operator_of: opens the definitions and the instance of a home, once its declaration is in force.
+        models: names the models that there are then.
     """
     prepare_home(settings)
     world = settings.landing / "simulated"
@@ -73,7 +77,7 @@ def quickstart(
         if replayed_until(operator.instance) is None:
             with progress_bar(out, "build", total=len(STAGES)) as (report, advance):
                 operator.report = report
-                for number, stage in enumerate(run_everything(operator, _models(), live)):
+                for number, stage in enumerate(run_everything(operator, models(), live)):
                     report(stage)
                     if number:
                         advance()
@@ -95,16 +99,9 @@ def quickstart(
                         out.print(f"{step.at:%Y-%m-%d}  {run.asked_by} asked for a training")
 
             replay(operator, live, _utc(END), timedelta(weeks=1), after_step=tell)
-    _tell(settings, out)
+    _tell(settings, out, models())
     if failed:
         raise RunFailed(f"{len(failed)} runs failed, as told above", str(failed[0].run_id))
-
-
-def _models() -> list[str]:
-    """The models, once the declaration is in force that says which there are."""
-    from lakehouse_assets.definitions import models
-
-    return [model.name for model in models()]
 
 
 def _champion(registry: Registry, model: str) -> str:
@@ -138,7 +135,7 @@ def _utc(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _tell(settings: Settings, out: Console) -> None:
+def _tell(settings: Settings, out: Console, models: list[str]) -> None:
     lake = Lake.from_settings(settings)
     registry = Registry(settings.mlflow_tracking_uri, settings.mlflow_artifact_root)
     decisions = lake.table(f"registry/{MODEL}").scan().collect().sort("version")
@@ -152,8 +149,8 @@ def _tell(settings: Settings, out: Console) -> None:
     mended = decisions.filter(after & (pl.col("trigger") == "drift") & (pl.col("decision") == "promoted"))
     if mended.height:
         lines += ["", *_old_and_new(lake, registry, mended.row(0, named=True))]
-    lines += ["", *(_champion(registry, name) for name in _models())]
-    lines += [line for name in _models() if name != MODEL for line in _mended(lake, registry, name)]
+    lines += ["", *(_champion(registry, name) for name in models)]
+    lines += [line for name in models if name != MODEL for line in _mended(lake, registry, name)]
     lines += [
         "",
         "Look at it:     make ui          the asset graph, its runs, checks and pictures; MLflow beside it",
