@@ -58,15 +58,18 @@ def refined(bronze_tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     return made
 
 
-def snapshots(silver: dict[str, pl.DataFrame], times: list[datetime]) -> pl.DataFrame:
-    """features/customer at some times, from silver tables of the simulated declaration."""
+def snapshots(
+    silver: dict[str, pl.DataFrame], times: list[datetime], segments: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """features/customer at some times, from silver tables of the simulated declaration, and predicted segments."""
     lazy = {name: table.lazy() for name, table in silver.items()}
     first, last = times[0].date(), silver["bills"]["month"].max()
     months = customer_month.transform(lazy["customers"], lazy["bills"], lazy["contacts"], first, last, declared())
     read = [lazy[name] for name in ("customers", "bills", "contacts")]
     edge = edge_of(*read)
     assert edge is not None
-    made = features.transform(times, *read, months, edge, declared())
+    predicted = None if segments is None else segments.lazy()
+    made = features.transform(times, *read, months, edge, declared(), predicted)
     return made.collect()
 
 

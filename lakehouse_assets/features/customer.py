@@ -1,9 +1,9 @@
 """The feature set of customers: one row a customer and snapshot, at the first of each month (00:00 UTC).
 
 Everything in a row but the targets was known by its `as_of`: the record then in force, bills and contacts as they were
-known then. A row is made for who was under contract and had given no notice, as far as was known. The
-targets are known months later, and are then written into the snapshots of before: a landing touches the months of the
-year before it, too. Personal columns are never here.
+known then, the latest segment that was predicted before it. A row is made for who was under contract and had given no
+notice, as far as was known. The targets are known months later, and are then written into the snapshots of before: a
+landing touches the months of the year before it, too. Personal columns are never here.
 """
 
 from collections.abc import Sequence
@@ -34,6 +34,7 @@ from lakehouse_assets.sources.declaration import active_customers
 from lakehouse_assets.sources.partitions import CUSTOMER_MONTHS
 
 KEY = table_key(__name__)
+SEGMENTS = dg.AssetKey(["predictions", "load_segments"])
 LABEL_DAYS = 90
 """Days after a snapshot within which a contract that ends counts as churned."""
 VALUE_MONTHS = 12
@@ -84,6 +85,10 @@ def contract(customers: Customers | None = None) -> ContractClass:
         columns["response_days_3m"] = dy.Float64(
             nullable=True, description="Mean days until an answer, of the contacts of the three months before."
         )
+    if "usage" in customers.tables:
+        columns["segment"] = dy.String(
+            nullable=True, description="Number of the load segment last predicted before; null: none was."
+        )
     if customers.churned is not None:
         columns["churned"] = dy.Bool(nullable=True, description="Target: whether the customer left, as the files say.")
     elif customers.columns.left_on is not None:
@@ -107,6 +112,7 @@ def transform(
     months: pl.LazyFrame | None,
     edge: datetime,
     customers: Customers | None = None,
+    segments: pl.LazyFrame | None = None,
 ) -> pl.LazyFrame:
     """The snapshots at some times.
 
@@ -118,6 +124,7 @@ def transform(
         months: rows of gold/customer_month of these months and later ones, for the targets; None: there are none.
         edge: until when things are known (UTC).
         customers: the source (by default the one in force).
+        segments: rows of predictions/load_segments; None: there are none yet.
     """
     customers = customers or active_customers()
     columns = contract(customers).column_names()
@@ -133,6 +140,8 @@ def transform(
         parts = [_of_contacts(as_known_at(contacts, at), at) for at in times]
         counts = pl.col(list(_OF_CONTACTS)).fill_null(0)
         snapshots = snapshots.join(pl.concat(parts), on=keys, how="left").with_columns(counts)
+    if "segment" in columns:
+        snapshots = _with_segment(snapshots, segments)
     if customers.churned is None and "churned" in columns:
         snapshots = _with_churned(snapshots, records, edge)
     if "margin_12m" in columns:
@@ -218,6 +227,22 @@ def _of_contacts(known: pl.LazyFrame, at: datetime) -> pl.LazyFrame:
     )
 
 
+def _with_segment(snapshots: pl.LazyFrame, segments: pl.LazyFrame | None) -> pl.LazyFrame:
+    """With `segment`: of the latest prediction before the snapshot."""
+    if segments is None:
+        return snapshots.with_columns(segment=pl.lit(None, pl.String))
+    predicted = segments.select("customer_id", segmented_at="as_of", segment=pl.col("segment").cast(pl.String))
+    # Not of the same time: a prediction as of the snapshot is made after it, or has not been made yet.
+    return snapshots.sort("as_of").join_asof(
+        predicted.sort("segmented_at"),
+        left_on="as_of",
+        right_on="segmented_at",
+        by="customer_id",
+        allow_exact_matches=False,
+        check_sortedness=False,
+    )
+
+
 def _with_churned(snapshots: pl.LazyFrame, records: pl.LazyFrame, edge: datetime) -> pl.LazyFrame:
     """With `churned`, as known now: null until the days after the snapshot have passed, and for who had left before."""
     day = pl.col("left_on").cast(pl.Datetime("us", "UTC"))
@@ -285,7 +310,15 @@ def snapshot_times(first: date, last: date, edge: datetime, customers: Customers
 
 # ---------------------------------------------------------------- asset
 
-_BILLS, _CONTACTS = ("bills" in active_customers().tables), ("contacts" in active_customers().tables)
+_BILLS, _CONTACTS, _USAGE = (name in active_customers().tables for name in ("bills", "contacts", "usage"))
+
+
+class _Segments(dy.Schema):
+    """What is read of the predictions of segments."""
+
+    customer_id = dy.String(primary_key=True)
+    as_of = dy.Datetime(primary_key=True, time_zone="UTC")
+    segment = dy.Int64(nullable=True)
 
 
 def _months_around(key: dg.AssetKey, before: int, after: int = 0) -> dg.AssetDep:
@@ -318,6 +351,9 @@ if _CONTACTS:
     _LINEAGE |= {name: ["silver/contacts:ts"] for name in _OF_CONTACTS}
     _LINEAGE["complaints_3m"] = ["silver/contacts:complaint"]
     _LINEAGE["response_days_3m"] = ["silver/contacts:response_days"]
+if _USAGE:
+    _DEPS.append(SEGMENTS)
+    _SOURCES[SEGMENTS.to_user_string()] = _Segments
 for _name in active_customers().attributes:
     _LINEAGE[_name] = [f"silver/customers:{_name}"]
 
@@ -345,7 +381,10 @@ def customer(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Output
     if edge is None:
         return dg.Output(contract().create_empty(lazy=True))
     times = snapshot_times(first, last, edge)
-    frame = transform(times, records, bills, contacts, rows(gold.KEY, _BILLS, 0), edge).collect()
+    predicted = lake.lake().table(SEGMENTS.path)
+    segments = predicted.scan() if _USAGE and predicted.exists() else None
+    months = rows(gold.KEY, _BILLS, 0)
+    frame = transform(times, records, bills, contacts, months, edge, segments=segments).collect()
     known = {"snapshots": len(times)}
     if "churned" in frame.columns:
         known |= {"labelled": frame["churned"].count(), "churned": int(frame["churned"].sum())}

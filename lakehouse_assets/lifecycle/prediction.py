@@ -104,14 +104,15 @@ def _with_previous(predicted: pl.DataFrame, frame: pl.DataFrame, fleet: FleetReg
 def _times_to_predict(table: Table, features: pl.LazyFrame, kind: Kind, in_force: Assignment) -> list[datetime]:
     """The times without predictions since the last one with; and that one again when another version made some of it.
 
-    At the very first there is no last one: then the latest time with features is the first to be predicted.
+    At the very first there is no last one: then the latest time with features is the first to be predicted, or, of a
+    kind that describes, the first of all.
     """
     time = kind.time_column
     latest = features.select(pl.col(time).max()).collect().item()
     if latest is None:
         return []
     if not table.exists():
-        return [latest]
+        return features.select(pl.col(time).unique().sort()).collect()[time].to_list() if kind.describes else [latest]
     last = table.scan().select(pl.col(time).max()).collect().item()
     month = last.date().replace(day=1)
     wanted = pl.col(time) > last

@@ -165,6 +165,7 @@ class AnomalyDetection:
     member = "population"
     window: Literal["week", "month"] = "week"
     truth_after = timedelta(0)
+    describes = False
     time_column = "as_of"
     prediction_column = "score"
     error_column = ""

@@ -93,6 +93,7 @@ class Clustering:
     member = "population"
     window: ClassVar[Literal["week", "month"]] = "month"
     truth_after = timedelta(0)
+    describes = True
     prediction_columns = MappingProxyType(
         {
             "as_of": (UTC_TIME, "The snapshot; only what was known before it was used."),

@@ -382,6 +382,13 @@ class Kind(Protocol):
         ...
 
     @property
+    def describes(self) -> bool:
+        """Whether what is predicted of the past says nothing that was not known then: at the very first prediction all
+        times with features are predicted, not the latest alone.
+        """
+        ...
+
+    @property
     def prediction_columns(self) -> Columns:
         """The columns of a prediction; with ``rung`` and ``reason`` among them, who predicted is watched, too."""
         ...

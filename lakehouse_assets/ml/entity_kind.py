@@ -145,6 +145,7 @@ class EntityKind:
     time_column: ClassVar[str] = "as_of"
     member: ClassVar[str] = POPULATION
     window: ClassVar[Literal["week", "month"]] = "month"
+    describes: ClassVar[bool] = False
     look_back: ClassVar[timedelta] = timedelta(0)
 
     # --- what a kind brings -------------------------------------------------------------------------------------------

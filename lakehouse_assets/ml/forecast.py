@@ -70,6 +70,7 @@ class Forecast:
     member = "series_id"
     window: ClassVar[Literal["week", "month"]] = "week"
     truth_after = timedelta(0)
+    describes = False
     prediction_columns = MappingProxyType(
         {
             "issued_at": (UTC_TIME, "When the forecast was made; only what was known by then was used."),

@@ -1,7 +1,7 @@
 """Running one of the project's jobs in this process, on the home's instance, at a time of the clock's choosing."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -38,6 +38,7 @@ class Operator:
         at: datetime | None = None,
         tags: Mapping[str, str] | None = None,
         run_config: Mapping[str, object] | None = None,
+        only: Sequence[dg.AssetKey] | None = None,
     ) -> dg.ExecuteInProcessResult:
         """Run a job to its end.
 
@@ -46,6 +47,7 @@ class Operator:
             at: the time that the clock shows during the run; None for the real time.
             tags: tags of the run; a partition range is given by Dagster's own tags.
             run_config: configuration of the run's ops.
+            only: these of the job's assets; by default all.
 
         Raises:
             RunFailed: a step failed, or a blocking check did.
@@ -61,6 +63,7 @@ class Operator:
             result = self.definitions.resolve_job_def(job).execute_in_process(
                 instance=self.instance,
                 run_config={**config, "loggers": {"progress": {}}},
+                asset_selection=only,
                 tags={**process_tags(), **(tags or {})},
                 raise_on_error=False,
             )

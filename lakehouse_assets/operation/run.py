@@ -17,24 +17,33 @@ def run_everything(operator: Operator, models: list[str], at: datetime) -> Itera
 
     Nothing is done twice: rows that were landed, months that are as new as their rows, and models whose features have
     not changed since they were trained are left as they are. A command that was killed is completed by repeating it.
+    A model whose features are made of what others predict comes after them, and after these features, made again.
 
     Raises:
         RunFailed: a step failed.
     """
     # Loaded late: a declaration must be in force before automation loads.
     from lakehouse_assets.automation.landing import stale_months
+    from lakehouse_assets.operation.dependencies import models_before, outdated
 
     yield STAGES[0]
     operator.run("ingest", at=at)
     yield STAGES[1]
     # Not by ticking the sensor: that gives up after some attempts, and a person who repeats the command does not.
-    for stale in stale_months(operator.instance, operator.definitions.get_repository_def().asset_graph):
+    graph = operator.definitions.get_repository_def().asset_graph
+    for stale in stale_months(operator.instance, graph):
         operator.run(stale.job, at=at, tags=stale.range_tags)
     yield STAGES[2]
-    for model in models:
+    before = models_before(graph, models)
+    awaited = set().union(*before.values())
+    for model in before:
+        for old in outdated(operator.instance, graph, model, before[model]):
+            operator.run(old.job, at=at, tags=old.range_tags, only=old.tables)
         if not _is_trained(operator.instance, model):
             tags = {"lakehouse/trigger": "manual", "lakehouse/requested_at": at.isoformat()}
             operator.run(f"{model}_retrain", at=at, tags=tags)
+        elif model in awaited:
+            operator.run(f"{model}_predict", at=at)
     yield STAGES[3]
     for model in models:
         operator.run(f"{model}_predict", at=at)

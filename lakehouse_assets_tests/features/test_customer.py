@@ -139,6 +139,39 @@ def test_contract_holds_what_is_declared_and_nothing_personal(silver: dict[str, 
     assert features.contract(declared()).is_valid(found)
 
 
+def test_the_segment_is_the_last_one_predicted_before(silver: dict[str, pl.DataFrame]) -> None:
+    times = [utc(2023, month, 1) for month in (1, 2, 3, 6)]
+    without = snapshots(silver, times)
+    assert without["segment"].null_count() == without.height
+    assert without.schema["segment"] == pl.String
+    known = without.filter(pl.col("as_of") == times[-1])["customer_id"].head(3).to_list()
+    rows = [(times[0], who, i + 1) for i, who in enumerate(known)]
+    rows += [(times[2], known[0], 8), (times[2], known[1], None)]
+    predicted = pl.DataFrame(rows, schema=["as_of", "customer_id", "segment"], orient="row")
+    predicted = predicted.with_columns(pl.col("as_of").dt.cast_time_unit("us"))
+    found = snapshots(silver, times, predicted.sample(fraction=1, shuffle=True, seed=1))
+    assert found.drop("segment").equals(without.drop("segment"))
+    assert found.filter(~pl.col("customer_id").is_in(known))["segment"].null_count() > 0
+    expected = [[None, "1", "1", "8"], [None, "2", "2", None], [None, "3", "3", "3"]]
+    for who, said in zip(known, expected, strict=True):
+        mine = found.filter(pl.col("customer_id") == who)
+        wanted = dict(zip(times, said, strict=True))
+        assert dict(mine.select("as_of", "segment").iter_rows()) == {at: wanted[at] for at in mine["as_of"]}, who
+    # What is predicted of the day itself, or later, changes nothing.
+    late = predicted.with_columns(segment=pl.when(pl.col("as_of") >= times[2]).then(99).otherwise("segment"))
+    early = found.filter(pl.col("as_of") <= times[2])
+    assert snapshots(silver, times, late).filter(pl.col("as_of") <= times[2]).equals(early)
+    assert not snapshots(silver, times, late).equals(found)
+
+
+def test_without_usage_there_are_no_segments() -> None:
+    without = declared().model_copy(update={"usage": None})
+    assert "segment" not in features.contract(without).column_names()
+    assert "segment" in features.contract(declared()).column_names()
+    at = features.transform([], pl.LazyFrame(), None, None, None, utc(2024, 1, 1), without)
+    assert "segment" not in at.collect_schema()
+
+
 def test_shapes_are_shares(silver: dict[str, pl.DataFrame]) -> None:
     found = shapes(silver, TIMES)
     for letter in "hw":

@@ -13,7 +13,7 @@ import pytest
 
 from lakehouse_assets.ml.definition import ModelDefinition
 from lakehouse_assets_tests.lifecycle.conftest import House, definitions_of
-from lakehouse_assets_tests.lifecycle.toy_kind import ITEMS, Untold
+from lakehouse_assets_tests.lifecycle.toy_kind import ITEMS, Describing, Untold
 
 DRIFT = dg.AssetKey(["monitoring", "items_drift"])
 
@@ -78,6 +78,20 @@ def test_another_kind_is_trained_decided_watched_and_trained_again(house: House)
     assert (decision["decision"], decision["trigger"]) == ("promoted", "drift")
     predictions = house.table("predictions/items").scan().filter(pl.col("as_of").dt.month() == 10).collect()
     assert set(predictions["model_version"]) == {2}
+
+
+def test_a_kind_that_describes_tells_all_of_the_past_at_once(tmp_path: Path, migrated_store: Path) -> None:
+    shutil.copy(migrated_store, tmp_path / "mlflow.db")
+    with dg.DagsterInstance.ephemeral() as instance:
+        describing = replace(ITEMS, kind=Describing())
+        house = House(tmp_path, instance, definitions_of(describing, tmp_path), pl.DataFrame())
+        for month, job, times in ((6, "retrain", 6), (7, "predict", 7), (7, "predict", 7)):
+            at = datetime(2024, month, 1, 3, tzinfo=UTC)
+            rows = snapshots(at.replace(hour=0), datetime(2025, 1, 1, tzinfo=UTC))
+            house.table("features/items").overwrite(rows, partition_by=["month"])
+            assert house.run(f"items_{job}", at).success
+            predicted = house.table("predictions/items").scan().collect()
+            assert (predicted["as_of"].n_unique(), predicted.height) == (times, 40 * times)
 
 
 def test_members_of_a_model_for_everybody_cannot_be_named(house: House) -> None:

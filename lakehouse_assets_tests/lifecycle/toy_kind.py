@@ -70,6 +70,7 @@ class Items:
     member = "population"
     window: Literal["week", "month"] = "month"
     truth_after = timedelta(days=31)
+    describes = False
     time_column = "as_of"
     prediction_column = "predicted"
     error_column = "error"
@@ -211,6 +212,13 @@ class Untold(Items):
 
     error_column = ""
     error_columns: ClassVar = {}
+
+
+@dataclass(frozen=True)
+class Describing(Items):
+    """Says of the past nothing that was not known then."""
+
+    describes = True
 
 
 ITEMS = ModelDefinition(

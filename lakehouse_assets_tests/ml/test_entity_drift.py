@@ -109,6 +109,19 @@ def test_categories_and_what_is_unknown_are_watched_too() -> None:
     assert _p_value(frame.with_columns(lost), 18, 15) <= 0.01
 
 
+def test_a_category_that_nobody_knew_when_the_champion_was_trained_is_no_drift_when_it_comes() -> None:
+    frame, since = snapshots(20, 300), pl.col("as_of") > months(20)[15]
+    late = frame.with_columns(segment=pl.when(since).then("region"))
+    data = KIND.dataset(late)
+    learned = Logistic().learn("classification", data, np.flatnonzero(data.known_at <= microseconds(months(20)[15])), 0)
+    names = [*learned.numbers, *learned.categories]
+    assert "region" in names
+    assert "segment" not in names
+    times = [microseconds(months(20)[i]) for i in (18, 19, 15)]
+    with_it, without = (input_moves(data, *times, chosen).family for chosen in ([*names, "segment"], names))
+    assert with_it <= 0.01 < without, "what it did not learn is not held against it"
+
+
 def test_a_short_history_says_nothing() -> None:
     frame = snapshots(6, 100)
     assert np.isnan(_p_value(frame, 5, 4))

@@ -106,6 +106,8 @@ def test_who_lies_between_two_segments_keeps_his_until_the_other_is_clearly_near
     assert found[2, "new"] == 2
     assert found[2, "d"] is None
     assert found[3, "d"] == 1, "a month without a segment is not forgotten over"
+    at_once = settle(pl.concat([past, months]), past.clear(), 0.1)
+    assert at_once.filter(pl.col("as_of") > first).equals(settled), "all months at once are as one after the other"
     held = settled.row(0, named=True)
     assert (held["segment_name"], held["runner_up"]) == ("s1", 2)
     assert held["margin"] < 0 < held["distance"] - held["runner_up_distance"]
