@@ -466,6 +466,8 @@ def _print_status(instance: "dg.DagsterInstance", settings: Settings) -> None:
             continue
         metrics = ", ".join(f"{key} {value:.4g}" for key, value in champion["metrics"].items())
         out.print(f"{name}: champion version {champion['version']} ({champion['candidate']}), backtest {metrics}")
+        for candidate, measured in champion["candidates"].items():
+            out.print(f"  {_measured(candidate, measured, champion['primary'])}")
         drift = model["drift"]
         out.print(f"  drift: {drift['verdict']} ({drift['series_drifted']} of {drift['series_tested']} series)")
         if drift["pages"]:
@@ -477,6 +479,15 @@ def _print_status(instance: "dg.DagsterInstance", settings: Settings) -> None:
             out.print(
                 f"  trained {retrain['requested_at'][:10]}, asked for by {retrain['trigger']}: {retrain['decision']}"
             )
+
+
+def _measured(candidate: str, measured: dict[str, float], primary: str) -> str:
+    """A candidate with its primary metric, and the interval of that where there is one."""
+    said = (
+        f"{candidate}: {primary} {measured[primary]:.4g}" if primary in measured else f"{candidate}: {primary} unknown"
+    )
+    low, high = measured.get(f"{primary}_low"), measured.get(f"{primary}_high")
+    return said if low is None or high is None else f"{said} (95 % interval {low:.4g} to {high:.4g})"
 
 
 def _print_conservation(settings: Settings) -> None:

@@ -7,6 +7,7 @@ where they are not all, what competes learns from each by itself, and the versio
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -180,6 +181,7 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
                     **trained,
                     "candidate": result.best,
                     "primary": result.primary,
+                    "leaderboard": json.dumps(standing(summary, result.primary)),
                     "seed": settings.seed,
                     "trained_at": clock.now().isoformat(),
                     "cutoff": cutoff.isoformat(),
@@ -250,6 +252,15 @@ def member_groups(definition: ModelDefinition, rows: pl.LazyFrame) -> dict[str, 
     entity, group = definition.kind.keys[1], pl.col(definition.group)
     latest = rows.group_by(entity).agg(group.sort_by(definition.kind.time_column).last()).sort(entity)
     return dict(latest.collect(engine="streaming").iter_rows())
+
+
+def standing(summary: Mapping[str, Mapping[str, float]], primary: str) -> dict[str, dict[str, float]]:
+    """The primary metric of each candidate, and its interval where the kind has one; the best first, ten at most."""
+    names = [primary, f"{primary}_low", f"{primary}_high"]
+    return {
+        candidate: {name: round(metrics[name], 6) for name in names if math.isfinite(metrics.get(name) or math.nan)}
+        for candidate, metrics in list(summary.items())[:10]
+    }
 
 
 def leaderboard(summary: Mapping[str, Mapping[str, float]], primary: str) -> str:

@@ -1,5 +1,6 @@
 """What there is and how it is doing: tables, models, drift and retrainings, as one JSON-able dictionary."""
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,7 @@ def status(lake: Lake, registry: Registry, instance: dg.DagsterInstance, models:
     Returns:
         `{"tables": {key: {"version", "rows", "updated_at"}}, "models": {name: {"champion", "challenger", "previous",
         "series", "last_week", "drift", "retrains"}}}`; `series` counts them by version; what there is not yet is None.
+        A version has its `metrics`, and the `primary` one of all `candidates` of its training, with its interval.
     """
     return {
         "tables": {key: _table(lake, key) for key in lake.tables()},
@@ -52,6 +54,8 @@ def _version(version: ModelVersion | None) -> dict[str, Any] | None:
         "candidate": version.tags["candidate"],
         "pins": dict(version.pins),
         "metrics": dict(version.metrics),
+        "primary": version.tags.get("primary"),
+        "candidates": json.loads(version.tags.get("leaderboard", "{}")),
     }
 
 

@@ -51,6 +51,9 @@ def status_has_the_agreed_shape(built: House) -> None:
     assert model["champion"]["version"] == 1
     assert set(model["champion"]["pins"]) == {"features/demand"}
     assert {"mae", "mape", "mase"} <= set(model["champion"]["metrics"])
+    best, primary = model["champion"]["candidate"], model["champion"]["primary"]
+    assert next(iter(model["champion"]["candidates"])) in (best, "champion")
+    assert model["champion"]["candidates"][best][primary] == pytest.approx(model["champion"]["metrics"][primary], 1e-4)
     assert model["challenger"] is None
     assert model["previous"] is None
     assert set(model["drift"]) == {"verdict", "window_end", "series_drifted", "series_tested", "pages"}
