@@ -258,7 +258,9 @@ def standing(summary: Mapping[str, Mapping[str, float]], primary: str) -> dict[s
     """The primary metric of each candidate, and its interval where the kind has one; the best first, ten at most."""
     names = [primary, f"{primary}_low", f"{primary}_high"]
     return {
-        candidate: {name: round(metrics[name], 6) for name in names if math.isfinite(metrics.get(name) or math.nan)}
+        candidate: {
+            name: round(value, 6) for name in names if (value := metrics.get(name)) is not None and math.isfinite(value)
+        }
         for candidate, metrics in list(summary.items())[:10]
     }
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from lakehouse_assets_tests.operation.conftest import KEYS, REFINED, House, assert_nothing_lost
 
