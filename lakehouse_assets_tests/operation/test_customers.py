@@ -55,6 +55,10 @@ def test_customers_alone(tmp_path: Path, lakehouse: Commands) -> None:
     assert not [key for key in lake.tables() if "demand" in key]
     first = lake.table("features/customer").scan().collect()
     assert first["as_of"].n_unique() == 16
+    # The first segments are of all snapshots with a load shape, and features were made again with them.
+    segmented = first.group_by("as_of").agg(pl.col("segment").count()).sort("as_of")["segment"]
+    assert segmented[:2].to_list() == [0, 0]
+    assert segmented[2:].min() > 40
     open_ = first.filter(pl.col("month") == date(2023, 12, 1))
     assert open_["churned"].null_count() == open_.height > 0
     # Labels that became known are written into the snapshots of before; what was known then stays as it was.
