@@ -76,9 +76,7 @@ def simulated(folder: Path, customers: int) -> tuple[pl.DataFrame, pl.DataFrame]
     silver, rejected = pl.collect_all(usage.transform(bronze))
     times = pl.datetime_range(START, END, "1mo", time_zone="UTC", eager=True)[1:]
     shapes = load_shape.transform(times.to_list(), silver.lazy()).collect()
-    print(
-        f"{landed.height:,} profiles, {rejected.height:,} in quarantine; {shapes.height:,} shapes, {len(times)} months"
-    )
+    print(f"{landed.height:,} profiles landed, {rejected.height:,} in quarantine; {shapes.height:,} shapes")
     # A snapshot is of the month before it.
     truth = pl.read_parquet(made.truth).select(
         "customer_id",
