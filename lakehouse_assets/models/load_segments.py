@@ -23,5 +23,5 @@ load_segments = ModelDefinition(
     drift=DriftPolicy(channels=("input",), minimum_effect=0.05, false_alarm_rate=0.01),
     retrain=RetrainPolicy(cooldown_days=28, maximum_attempts=3),
     # After the snapshots of the month, which are made on its first day.
-    schedules=Schedules(predict="45 1 1 * *", monitor="0 3 1 * *", retrain="15 2 1 * *"),
+    schedules=Schedules(predict="45 1 1 * *", monitor="0 3 1 * *", retrain="15 2 1 1,4,7,10 *"),
 )
