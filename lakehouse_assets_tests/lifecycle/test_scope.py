@@ -108,7 +108,8 @@ def test_who_gains_is_trained_and_everybody_else_keeps_its_version(house: House)
     assert (told["scope"], told["asked"], told["members_trained"]) == ("partial", why, 1)
     assert told["learned_from"] == "30% of what came before the break for 1 members"
     fitted = house.registry.load("toy", 2)
-    anew = TOY.kind.refit(fitted, TOY.kind.dataset(house.table("features/toy").scan()).of_series(["S1"]), at)
+    everything = replace(fitted, window=None)
+    anew = TOY.kind.refit(everything, TOY.kind.dataset(house.table("features/toy").scan()).of_series(["S1"]), at)
     day = house.table("features/toy").scan().filter(pl.col("issued_at") == at, series_id="S1").collect()
     change = fitted.predict(day)["yhat"] / anew.predict(day)["yhat"] - 1
     assert change.abs().max() > 0.001, "all history makes another fit"
