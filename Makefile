@@ -22,7 +22,7 @@ install: .venv/installed  ## Create .venv with everything pinned in constraints.
 	fi
 	@touch $@
 
-demo: install  ## Run the whole story on a simulated energy company (under 5 minutes)
+demo: install  ## Run the whole story on a simulated energy company (under 6 minutes)
 	@$(BIN)/lakehouse quickstart
 
 ui: install  ## Open Dagster and MLflow on 127.0.0.1

@@ -142,7 +142,7 @@ def _tell(settings: Settings, out: Console, models: list[str]) -> None:
     lines = [rows_accounted_for(lake), ""]
     for row in decisions.iter_rows(named=True):
         lines.append(
-            f"version {row['version']}: trained {row['requested_at']:%Y-%m-%d}, "
+            f"{MODEL} version {row['version']}: trained {row['requested_at']:%Y-%m-%d}, "
             f"asked for by {row['trigger']}: {row['reason']}"
         )
     after = pl.col("decided_at") > _utc(CHANGE)
