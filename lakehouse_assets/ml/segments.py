@@ -205,15 +205,14 @@ class MixtureSegments(Segments):
 def components(x: Array, seed: int) -> tuple[Array, Array]:
     """Mean (48,) and principal components (q, 48) of prepared shapes (N, 48): by parallel analysis (Horn, 1965).
 
-    Kept are those with more variance than the same of a sample in which every column is permuted by itself, three at
-    least: four segments may lie in as many directions, and the test overlooks the weakest where shapes are blurred (see
-    benchmarks/segments.py). The others are chance, in which what customers have in common would drown.
+    Kept are those with more variance than the same of a sample in which every column is permuted by itself, two at
+    least. The others are chance, in which what customers have in common would drown.
     """
     from sklearn.decomposition import PCA
 
     pca = PCA(svd_solver="full").fit(x)
     by_chance = PCA(svd_solver="full").fit(np.random.default_rng(seed).permuted(x, axis=0)).explained_variance_
-    telling = max(3, int(np.append(pca.explained_variance_ > by_chance, False).argmin()))
+    telling = max(2, int(np.append(pca.explained_variance_ > by_chance, False).argmin()))
     return pca.mean_, np.ascontiguousarray(pca.components_[:telling])
 
 
