@@ -3,8 +3,9 @@
     python benchmarks/drift.py [--json FILE] [--picture FILE] [--peers FOLDER | --no-peers] [--only PART]
 
 Champions of the product's own ridge are fitted once and stay; each Monday a fresh fit of the same recipe is made (see
-drift_data.py; the first run takes some 12 minutes longer than later ones). What is to be found, and what is a false
-alarm, stands in drift_score.py; what is injected in drift_injected.py; public streams in drift_streams.py.
+drift_data.py; looks at the inputs in drift_inputs.py; the first run takes some 20 minutes longer than later ones). What
+is to be found, and what is a false alarm, stands in drift_score.py; what is injected in drift_injected.py; public
+streams in drift_streams.py.
 
 The parameters of ours, and those of the peers that have any, were chosen on one half of the series; what is printed
 first is the other half. Of ours that half is not blind: its figures were in sight while the form of the verdict was
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import drift_cases
+import drift_inputs
 import drift_streams
 import numpy as np
 from drift_data import EIA, PJM, REFERENCE_WEEKS, Aged, Ages, ages, ages_path, halves, real
@@ -221,8 +223,13 @@ class Flagged:
     methods: dict[str, Method]
 
 
-def flagged(sources: Mapping[str, Aged], halved: Sequence[Sequence[Fleet]], peers: Peers | None) -> Flagged:
-    """All methods on all halves (tuned, reported), by source; parameters chosen on the first."""
+def flagged(
+    sources: Mapping[str, Aged], halved: Sequence[Sequence[Fleet]], seen: drift_inputs.Looks, peers: Peers | None
+) -> Flagged:
+    """All methods on all halves (tuned, reported), by source; parameters chosen on the first.
+
+    seen: what the input channel says of the sources.
+    """
     tuned = halved[0]
     began = time.perf_counter()
     for aged in sources.values():
@@ -232,6 +239,7 @@ def flagged(sources: Mapping[str, Aged], halved: Sequence[Sequence[Fleet]], peer
     rule = [[mlops_rule(fleet, factor) for factor in RULE_FACTORS] for fleet in tuned]
     factor = RULE_FACTORS[chosen(tuned, rule)]
     methods: dict[str, Method] = OURS | {
+        drift_inputs.NAME: seen.flags,
         f"mlops-stacks rule, {factor} x": lambda fleet: mlops_rule(fleet, factor),
         MONTHLY: calendar,
     }
@@ -242,6 +250,8 @@ def flagged(sources: Mapping[str, Aged], halved: Sequence[Sequence[Fleet]], peer
         began = time.perf_counter()
         found.flags[name] = [[method(fleet) for fleet in half] for half in halved]
         found.rates[name] = rows / (summing + time.perf_counter() - began)
+    # It has looked before, and at the hours, not at weekly sums.
+    found.rates[drift_inputs.NAME] = rows / seen.seconds
     if peers:
         told = []
         for source, aged in sources.items():
@@ -335,7 +345,7 @@ def real_part(peers: Peers | None, picture: Path | None) -> dict[str, dict[str, 
     """Real champions, and the replay."""
     sources = {source.name: real(source) for source in (EIA, PJM)}
     halved = list(zip(*(list(fleets(aged)) for aged in sources.values()), strict=True))
-    told = flagged(sources, halved, peers)
+    told = flagged(sources, halved, drift_inputs.decided(), peers)
     found = ages(EIA)
     tuned, reported = halves(found.series)
     cost = cost_of_trainings(found, sources[EIA.name], tuned)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -314,14 +315,17 @@ def ages(source: Source) -> Ages:
     return Ages(**held | {name: float(held[name]) for name in ("shadow_seconds", "training_seconds")})
 
 
-def fingerprint(source: Source, *further: Callable[..., Any]) -> str:
-    """Of the data file, the recipe, and the code that matters most of what stands between them and what is kept."""
+def fingerprint(source: Source, *further: Callable[..., Any] | ModuleType) -> str:
+    """Of the data file, the recipe, and the code that matters most of what stands between them and what is kept.
+
+    further: functions and modules of which what is kept is the result.
+    """
     told = hashlib.sha256(repr((source, LONG[source.recipe])).encode())
     for module in (gold, features, estimators, linear):
         assert module.__file__ is not None
         told.update(Path(module.__file__).read_bytes())
-    for function in further or (refined, history, aged, trained_at):
-        told.update(inspect.getsource(function).encode())
+    for code in further or (refined, history, aged, trained_at):
+        told.update(inspect.getsource(code).encode())
     declared = load_declaration(EXAMPLES / f"{source.name}.yaml").files.glob
     told.update(repr((get_settings().data / declared).stat().st_size).encode())
     return told.hexdigest()[:12]

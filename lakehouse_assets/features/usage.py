@@ -42,6 +42,12 @@ LEAST_HOURS = 12
 days."""
 
 
+class _Forecasts(dy.Schema):
+    """Of the predictions what is read here."""
+
+    yhat = dy.Float64(description="What the hour is expected to be.")
+
+
 class _Day(dy.Schema):
     """A local day of a series; residuals and expectations by hour come on top."""
 
@@ -199,16 +205,20 @@ def _level(actual: np.ndarray) -> np.ndarray:
 
 
 _OF_HOURS = ["gold/demand_hourly:known_value", "gold/demand_hourly:known_at", "gold/demand_hourly:imputed"]
-_LINEAGE = {
-    name: [] if name == "month" else ["gold/demand_hourly:ts"] if name in ("as_of", "day") else _OF_HOURS
-    for name in FeaturesUsage.column_names()
-    if name != "series_id"
+_OF_BOTH = [*_OF_HOURS, f"{FORECASTS.to_user_string()}:yhat"]
+_LINEAGE = {name: _OF_BOTH for name in FeaturesUsage.column_names() if name != "series_id"} | {
+    "as_of": ["gold/demand_hourly:ts"],
+    "day": ["gold/demand_hourly:ts"],
+    "level": _OF_HOURS,
+    "month": [],
 }
 
 
 @delta_asset(
     FeaturesUsage,
-    lineage=lineage(FeaturesUsage, {"gold/demand_hourly": gold.contract()}, _LINEAGE),
+    lineage=lineage(
+        FeaturesUsage, {"gold/demand_hourly": gold.contract(), FORECASTS.to_user_string(): _Forecasts}, _LINEAGE
+    ),
     partitions_def=MONTHS,
     deps=[
         dg.AssetDep(
@@ -216,7 +226,8 @@ _LINEAGE = {
             partition_mapping=dg.TimeWindowPartitionMapping(
                 start_offset=-2, end_offset=0, allow_nonexistent_upstream_partitions=True
             ),
-        )
+        ),
+        FORECASTS,
     ],
 )
 def usage(context: dg.AssetExecutionContext, lake: LakeResource) -> pl.LazyFrame:

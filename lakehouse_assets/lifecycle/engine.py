@@ -1,21 +1,18 @@
 """The engine: where the shards of a fleet are worked on. Nothing else in the code knows.
 
-Within :func:`engine` whatever goes through joblib runs on processes of this machine, or on a Dask or Ray cluster. A
-fleet of one shard is worked on by this process: for it no worker is started.
+Within :func:`engine` shards are worked on by processes of this machine, or by a Dask or Ray cluster. A fleet of one
+shard is worked on by this process: for it no worker is started.
 """
 
 import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from lakehouse_assets.ml.shards import worked_on_by
 from lakehouse_assets.settings import Settings
-
-if TYPE_CHECKING:
-    from joblib.parallel import ParallelBackendBase
 
 _PATIENCE = 10
 """Seconds that a cluster has to answer."""
@@ -50,7 +47,7 @@ def _local(settings: Settings) -> Iterator[None]:
 
     processes, at_work = Processes(), True
     try:
-        with _runs_on(processes, settings.workers or -1):
+        with worked_on_by(processes, settings.workers or -1):
             yield
         at_work = False
     except BrokenProcessPool as error:
@@ -89,7 +86,7 @@ def _dask(settings: Settings) -> Iterator[None]:
             lambda: sum(client.nthreads().values()),
         )
         try:
-            with _runs_on(cluster):
+            with worked_on_by(cluster):
                 yield
         except (distributed.KilledWorker, CancelledError) as error:
             raise WorkersLost(
@@ -121,7 +118,7 @@ def _ray(settings: Settings) -> Iterator[None]:
             lambda work: task.remote(work).future(),
             lambda: int(ray.cluster_resources().get("CPU", 1)),
         )
-        with _runs_on(cluster):
+        with worked_on_by(cluster):
             yield
     except ray.exceptions.RayError as error:
         if isinstance(error, ray.exceptions.RayTaskError):
@@ -129,14 +126,6 @@ def _ray(settings: Settings) -> Iterator[None]:
         raise WorkersLost(f"The Ray cluster at {address} lost its workers or its head: {_first_line(error)}") from error
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _runs_on(backend: "ParallelBackendBase", workers: int = -1) -> Iterator[None]:
-    from joblib import parallel_config
-
-    with parallel_config(backend, n_jobs=workers):
-        yield
 
 
 def _answering(settings: Settings) -> str:

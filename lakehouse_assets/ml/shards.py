@@ -2,19 +2,25 @@
 
 Memory is bounded by the shard, not by the fleet: whoever works on a shard reads its rows itself, where the work is
 done. joblib is the seam between what is done and where: by default in this process, one shard after the other; within
-``joblib.parallel_config(...)`` in processes of this machine, or on a cluster.
+:func:`worked_on_by` in processes of this machine, or on a cluster.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise
-from typing import TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from lakehouse_assets.ml.panel import KEYS, NEVER, Panel, known_times
+
+if TYPE_CHECKING:
+    from joblib.parallel import ParallelBackendBase
 
 SHARD_SERIES = 100
 """Series of a shard: with a year of hours and fifty features its panel takes 0.2 GB."""
@@ -175,8 +181,25 @@ class Shards:
         return replace(self, rows=rows, series=kept)
 
 
+_WORKERS: ContextVar[Mapping[str, Any]] = ContextVar("workers", default=MappingProxyType({}))
+"""joblib's arguments that say who works."""
+
+
+@contextmanager
+def worked_on_by(backend: "ParallelBackendBase | str", workers: int = -1) -> Iterator[None]:
+    """Within it a backend of joblib does the tasks of :func:`each`, and nothing else.
+
+    Not ``joblib.parallel_config``: scikit-learn heeds that too, and would send steps of milliseconds to processes.
+    """
+    token = _WORKERS.set({"backend": backend, "n_jobs": workers})
+    try:
+        yield
+    finally:
+        _WORKERS.reset(token)
+
+
 def each(work: Callable[[_Task], _Result], tasks: Iterable[_Task]) -> Iterator[_Result]:
-    """What `work` makes of each task, in order, as it comes; where it is done is joblib's affair.
+    """What `work` makes of each task, in order, as it comes; where it is done :func:`worked_on_by` says.
 
     Both must pickle. A task is taken when a worker is free for it, so that the fleet is never in memory at once. A
     task that is alone is done here: it is held in memory already, and nothing is gained elsewhere.
@@ -187,7 +210,7 @@ def each(work: Callable[[_Task], _Result], tasks: Iterable[_Task]) -> Iterator[_
         return (_one(work, task) for task in first)
     from joblib import Parallel, delayed
 
-    results: Iterator[_Result] = Parallel(return_as="generator", pre_dispatch="n_jobs")(
+    results: Iterator[_Result] = Parallel(**_WORKERS.get(), return_as="generator", pre_dispatch="n_jobs")(
         delayed(_one)(work, task) for task in chain(first, tasks)
     )
     return results

@@ -9,6 +9,7 @@ event, so that the events of a run over five years of months cost more than its 
 """
 
 import os
+import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,12 @@ from sqlalchemy.pool import QueuePool
 
 # One database a run, and the index of them all: a process works with few at a time.
 _MOST_ENGINES = 4
+
+
+def _spare_the_disk(connection: sqlite3.Connection, _: object) -> None:
+    """Before the first table is made: a new database has some twenty statements, and each would wait for the disk."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 class PooledSqliteEventLogStorage(SqliteEventLogStorage):
@@ -59,7 +66,7 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
                 max_overflow=10,
                 connect_args={"timeout": 30, "check_same_thread": False},
             )
-            event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=NORMAL"))
+            event.listen(engine, "connect", _spare_the_disk)
             self._initdb(engine)
             self._engines[shard] = engine
             while len(self._engines) > _MOST_ENGINES:

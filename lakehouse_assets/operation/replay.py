@@ -153,12 +153,15 @@ def tick_sensor(operator: Operator, name: str, now: datetime) -> Iterator[Ticked
     storage = operator.instance.daemon_cursor_storage
     cursor_key = f"lakehouse/replay/sensor/{name}"
     sensor = operator.definitions.resolve_sensor_def(name)
+    # No more than it asks for: Dagster makes them all anew at each tick, which took most of its time.
+    there = {**(operator.definitions.resources or {}), "clock": Clock(at=now.isoformat())}
+    resources = {key: there[key] for key in sensor.required_resource_keys if key in there}
     with dg.build_sensor_context(
         instance=operator.instance,
         cursor=storage.get_cursor_values({cursor_key}).get(cursor_key),
         repository_def=operator.definitions.get_repository_def(),
         sensor_name=name,
-        resources={**(operator.definitions.resources or {}), "clock": Clock(at=now.isoformat())},
+        resources=resources,
     ) as context:
         outcome = sensor.evaluate_tick(context)
     for request in outcome.run_requests or ():

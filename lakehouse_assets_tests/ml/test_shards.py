@@ -13,7 +13,7 @@ from lakehouse_assets.ml.estimators import Blend, Boosting, Ridge, SeasonalNaive
 from lakehouse_assets.ml.fitted import ShardedForecast
 from lakehouse_assets.ml.forecast import Forecast
 from lakehouse_assets.ml.panel import Panel
-from lakehouse_assets.ml.shards import Shards
+from lakehouse_assets.ml.shards import Shards, worked_on_by
 from lakehouse_assets.registry.archive import read_archive, write_archive
 from lakehouse_assets_tests.ml.frames import feature_frame, load_curves
 
@@ -76,7 +76,8 @@ def test_a_series_model_is_the_same_in_any_shard(table: pl.LazyFrame, result: Ba
 
 
 def test_processes_find_the_same_to_the_last_bit(table: pl.LazyFrame, result: BacktestResult) -> None:
-    with joblib.parallel_config("loky", n_jobs=2):
+    with worked_on_by("loky", workers=2):
+        assert joblib.effective_n_jobs(None) == 1, "scikit-learn's own steps stay here"
         elsewhere = KIND.backtest(KIND.dataset(table), CANDIDATES, cutoff=CUTOFF, seed=1)
     assert elsewhere.losses.collect().equals(result.losses.collect())
     assert elsewhere.metrics.equals(result.metrics)
