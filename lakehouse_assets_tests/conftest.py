@@ -3,10 +3,10 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from lakehouse_assets_tests.migrations import read_once
 from lakehouse_assets_tests.operation.commands import Commands
 
 
@@ -31,18 +31,5 @@ def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def migrations_are_read_once() -> Iterator[None]:
-    """Dagster loads ninety scripts of migrations for every instance; they do not change while the tests run."""
-    from alembic.script import ScriptDirectory
-
-    read, known = ScriptDirectory.from_config, {}
-
-    def from_config(config: Any) -> ScriptDirectory:
-        place = config.get_main_option("script_location")
-        if place not in known:
-            known[place] = read(config)
-        return known[place]
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(ScriptDirectory, "from_config", from_config)
-        yield
+def migrations_are_read_once() -> None:
+    read_once()

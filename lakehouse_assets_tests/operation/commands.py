@@ -19,16 +19,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lakehouse_assets_tests.migrations import read_dagsters
+
 SLOW_IMPORTS = (
     "dagster",
+    "dagster._core.storage.sqlite_storage",
+    "dagster_deltalake",
     "dataframely",
     "deltalake",
-    "holidays",
+    "holidays.countries",
     "matplotlib.pyplot",
     "mlflow.pyfunc",
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
     "polars",
+    "pydantic_settings",
+    "rich.markdown",
     "scipy.signal",
     "scipy.special",
     "sklearn.ensemble",
@@ -99,6 +105,7 @@ class Commands:
 def _serve() -> None:
     for name in SLOW_IMPORTS:
         import_module(name)
+    read_dagsters()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
