@@ -31,6 +31,7 @@ from lakehouse_assets.lifecycle.retraining import begins
 from lakehouse_assets.lifecycle.scope import scope_of
 from lakehouse_assets.ml.definition import (
     BacktestResult,
+    Choosing,
     FittedModel,
     ModelDefinition,
     Search,
@@ -128,7 +129,7 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
             searched = None
             if settings.candidates == "deep" and isinstance(candidates, Mapping):
                 candidates = {**candidates, **definition.deep}
-            if scope.members is not None:
+            if scope.members is not None and isinstance(kind, Choosing):
                 candidates = kind.candidates_of_some(candidates, fitted_champion)
             if not isinstance(candidates, Mapping):
                 if not isinstance(kind, Searching):

@@ -327,10 +327,6 @@ class AnomalyDetection:
         """The same recipe on what is known at the cutoff."""
         return self.fit(fitted.name, fitted.recipe, dataset.between(0, _micros(cutoff) + 1), cutoff, seed)
 
-    def candidates_of_some(self, candidates: Any, champion: Any) -> Mapping[str, Recipe]:
-        """One model serves everybody: never asked for."""
-        raise NotImplementedError("one model serves everybody: there is no training of some")
-
     def compose(self, models: Mapping[int, Any], assignment: Mapping[str, int], champion: int) -> FittedDetector:
         """The champion's model, that says its version."""
         return replace(models[champion], version=champion)

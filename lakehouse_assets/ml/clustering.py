@@ -268,10 +268,6 @@ class Clustering:
         """The champion, whose predictions say its version: one model serves everybody."""
         return replace(models[champion], model_version=champion)
 
-    def candidates_of_some(self, candidates: Any, champion: FittedSegments | None) -> Any:
-        """All: one model serves everybody, so that no training is of some."""
-        return candidates
-
     def _at(self, dataset: pl.LazyFrame, times: Sequence[datetime]) -> pl.DataFrame:
         """The rows of some snapshots."""
         return dataset.filter(pl.col("as_of").is_in(list(times))).sort(self.keys).collect()

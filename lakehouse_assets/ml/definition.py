@@ -347,6 +347,17 @@ class Searching(Protocol):
         ...
 
 
+@runtime_checkable
+class Choosing(Protocol):
+    """A kind for which not all candidates compete where only some of the members are trained anew."""
+
+    def candidates_of_some(
+        self, candidates: "Mapping[str, Candidate] | Search | Literal['auto']", champion: Any
+    ) -> Mapping[str, Candidate]:
+        """What competes where only some of the members are trained anew, whom the champion serves."""
+        ...
+
+
 class Kind(Protocol):
     """What a kind of model brings to the life cycle."""
 
@@ -452,12 +463,6 @@ class Kind(Protocol):
         window: what of the history is learned from; None: all.
         workspace: an empty folder, which must last as long as the result, for what would not fit in memory.
         """
-        ...
-
-    def candidates_of_some(
-        self, candidates: "Mapping[str, Candidate] | Search | Literal['auto']", champion: Any
-    ) -> Mapping[str, Candidate]:
-        """What competes where only some of the members are trained anew, whom the champion serves."""
         ...
 
     def refit(self, fitted: Any, dataset: Any, cutoff: datetime, *, seed: int = 0) -> FittedModel:

@@ -405,10 +405,6 @@ class EntityKind:
             quantiles=np.array([np.quantile(p, LEVELS) for _, p in rolling]).reshape(len(rolling), len(LEVELS)),
         )
 
-    def candidates_of_some(self, candidates: Any, champion: Any) -> Mapping[str, Candidate]:
-        """One model serves everybody: some alone are never trained."""
-        raise TypeError(f"{self.name}: one model serves everybody; nobody is trained alone")
-
     def refit(
         self, fitted: "FittedEntities | Composed", dataset: Snapshots | pl.DataFrame, cutoff: datetime, *, seed: int = 0
     ) -> FittedEntities:

@@ -190,9 +190,6 @@ class Items:
     def explain(self, dataset, members, start, span) -> pl.DataFrame:
         return pl.DataFrame()
 
-    def candidates_of_some(self, candidates, champion):
-        raise AssertionError("one model serves everybody")
-
     def pictures(self, result: BacktestResult) -> dict[str, bytes]:
         return {}
 
