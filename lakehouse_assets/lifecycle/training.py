@@ -153,6 +153,8 @@ def training_asset(definition: ModelDefinition) -> dg.AssetsDefinition:
             except TooLittleHistory as reason:
                 context.log.warning(f"not trained: {reason}")
                 run.tags({"not_trained": str(reason)})
+                told = {"decision": "not_trained", "reason": str(reason)}
+                context.log_event(dg.AssetObservation(names.training, metadata=told))
                 return
             summary = result.summary()
             for name, metrics in summary.items():

@@ -56,6 +56,16 @@ def training_of(model: str, series: Sequence[str]) -> dict[str, Any]:
     return {"job": names.retrain_job, "tags": tags, "run_config": config}
 
 
+def not_trained(result: dg.ExecuteInProcessResult, model: str) -> str | None:
+    """Why a run that was to train a model did not; None where it did."""
+    for event in result.all_events:
+        if event.event_type is dg.DagsterEventType.ASSET_OBSERVATION:
+            observed = event.asset_observation_data.asset_observation
+            if observed.asset_key == Names(model).training:
+                return str(observed.metadata["reason"].value)
+    return None
+
+
 Act = Callable[[FleetRegistry, Kind, Sequence[str] | None, datetime], Change]
 """`FleetRegistry.roll_back`, `pin` or `unpin`."""
 

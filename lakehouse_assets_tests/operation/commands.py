@@ -79,15 +79,21 @@ class Commands:
         )
 
     def __call__(
-        self, *arguments: object, home: Path, kill: Kill | None = None, env: Mapping[str, str] | None = None
+        self,
+        *arguments: object,
+        home: Path,
+        kill: Kill | None = None,
+        env: Mapping[str, str] | None = None,
+        code: Path | None = None,
     ) -> Ended:
-        """Run `lakehouse` with arguments on a home."""
+        """Run `lakehouse` with arguments on a home; code: a folder with another copy of the package."""
         with TemporaryDirectory() as folder:
             request = {
                 "arguments": [str(argument) for argument in arguments],
                 "env": {"LAKEHOUSE_HOME": str(home), "LAKEHOUSE_DATA": str(home / "no_data"), **(env or {})},
                 "kill": vars(kill) if kill else None,
                 "folder": folder,
+                "code": str(code or ""),
             }
             assert self._process.stdin is not None
             assert self._process.stdout is not None
@@ -120,6 +126,8 @@ def _run(request: dict[str, Any]) -> None:
         os.dup2(os.open(f"{request['folder']}/{name}", os.O_WRONLY | os.O_CREAT), descriptor)
     sys.argv = ["lakehouse", *request["arguments"]]
     code: Any = 0
+    if request["code"]:
+        sys.path.insert(0, request["code"])
     try:
         from lakehouse_assets import cli
 

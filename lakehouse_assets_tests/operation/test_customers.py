@@ -19,7 +19,7 @@ TELCO = Path(__file__).parents[2] / "examples" / "telco.yaml"
 PLANTED = ("Zebulon Quagmire", "Xylophonstrasse 77", "zebulon@planted.example", "+49 000 4711")
 
 
-def _declare(folder: Path, without: tuple[str, ...] = ()) -> Path:
+def declare(folder: Path, without: tuple[str, ...] = ()) -> Path:
     content = yaml.load(SIMULATED.read_text(), Loader=yaml.BaseLoader)["customers"]
     for name in without:
         del content[name]
@@ -47,7 +47,7 @@ def test_customers_alone(tmp_path: Path, lakehouse: Commands) -> None:
     simulate_customers(world, start=date(2022, 10, 1), end=date(2024, 3, 1), customers=60, seed=1)
     _plant(world)
     (world / "contacts_broken.csv.gz").write_bytes(b"neither gzip nor csv")
-    config = _declare(world)
+    config = declare(world)
     ended = lakehouse("run", "--config", config, "--until", "2024-01-15", home=home)
     assert ended.code == 0, ended.err
     assert ended.out.count("nothing lost") == 4
@@ -101,7 +101,7 @@ def _nothing_personal(home: Path, lake: Lake) -> None:
 def test_what_is_not_declared_is_left_out(tmp_path: Path, lakehouse: Commands) -> None:
     world, home = tmp_path / "world", tmp_path / "home"
     simulate_customers(world, start=date(2023, 10, 1), end=date(2024, 3, 1), customers=30, seed=1, clean=True)
-    ended = lakehouse("run", "--config", _declare(world, ("usage", "bills")), "--until", "2024-03-02", home=home)
+    ended = lakehouse("run", "--config", declare(world, ("usage", "bills")), "--until", "2024-03-02", home=home)
     assert ended.code == 0, ended.err
     tables = set(Lake(home / "lake").tables())
     assert tables == {
@@ -111,6 +111,11 @@ def test_what_is_not_declared_is_left_out(tmp_path: Path, lakehouse: Commands) -
     columns = Lake(home / "lake").table("features/customer").schema()
     assert {"contacts_12m", "tenure_months", "tariff", "churned"} <= set(columns)
     assert {"bill_1m", "margin_12m"}.isdisjoint(columns)
+    # Labels of a quarter are too little to learn from; a person who asks for it is told.
+    ended = lakehouse("retrain", "customer_churn", home=home)
+    assert ended.code == 1
+    assert "customer_churn was not trained: " in " ".join(ended.err.split())
+    assert "Traceback" not in ended.err
 
 
 def test_telco(tmp_path: Path, lakehouse: Commands) -> None:

@@ -1,9 +1,15 @@
 """What is written from a template works at once: it is found, it loads, and deleting the file takes all of it away."""
 
 import importlib
+import json
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import date
+from functools import partial
 from pathlib import Path
+from shutil import copy2, copytree
 from types import ModuleType
 
 import dagster as dg
@@ -11,7 +17,10 @@ import pytest
 
 from lakehouse_assets.definitions import TABLE_ROOMS, build_definitions, models
 from lakehouse_assets.operation.errors import WrongRequest
-from lakehouse_assets.operation.new import ROOMS, kinds, new_model, new_table
+from lakehouse_assets.operation.new import PACKAGE, ROOMS, kinds, new_model, new_table
+from lakehouse_assets.sources.simulated_customers import simulate_customers
+from lakehouse_assets_tests.operation.commands import Commands
+from lakehouse_assets_tests.operation.test_customers import declare
 
 
 @pytest.fixture
@@ -35,6 +44,37 @@ def named(definitions: dg.Definitions, name: str) -> set[str]:
     keys = {key.to_user_string() for key in repository.asset_graph.materializable_asset_keys}
     checks = {f"{key.asset_key.to_user_string()}:{key.name}" for key in repository.asset_graph.asset_check_keys}
     return {one for one in jobs | ticked | keys | checks if name in one}
+
+
+def test_a_written_model_is_in_the_commands_and_in_mlflow_and_goes_with_its_file(
+    tmp_path: Path, lakehouse: Commands
+) -> None:
+    """A copy of the package with another model of customers than its own, and customers of a year."""
+    code, home, world = tmp_path / "code", tmp_path / "home", tmp_path / "world"
+    copied = copytree(PACKAGE, code / PACKAGE.name)
+    copy2(PACKAGE.parent / "dagster.yaml", copied)
+    (copied / "models" / "customer_churn.py").unlink()
+    simulate_customers(world, start=date(2023, 1, 1), end=date(2024, 3, 1), customers=40, seed=1, clean=True)
+    here = partial(lakehouse, home=home, code=code)
+    assert here("new", "model", "who_leaves", "--kind", "classification").code == 0
+    file = copied / "models" / "who_leaves.py"
+    assert file.exists()
+    ended = here("run", "--config", declare(world, ("usage", "bills")), "--until", "2024-03-02")
+    assert ended.code == 0, ended.err
+    ended = here("retrain", "who_leaves")
+    assert ended.code == 0, ended.err
+    assert "who_leaves: version 2: " in " ".join(ended.out.split())
+    listed = json.loads(here("models", "--json").out)
+    assert (listed.keys(), listed["who_leaves"]["champion"]) == ({"who_leaves"}, 1)
+    with closing(sqlite3.connect(home / "mlflow.db")) as mlflow:
+        versions = mlflow.execute("select version from model_versions where name = 'who_leaves'").fetchall()
+    assert sorted(versions) == [(1,), (2,)]
+
+    file.unlink()
+    assert json.loads(here("models", "--json").out) == {}
+    ended = here("retrain", "who_leaves")
+    assert ended.code == 2
+    assert "who_leaves" in ended.err
 
 
 @pytest.mark.parametrize("kind", kinds())
