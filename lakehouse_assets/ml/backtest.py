@@ -508,20 +508,34 @@ class Refit:
 
     @classmethod
     def plan(
-        cls, model: Champion, shards: Shards, cutoff: int, seed: int, standing: bool, alone: bool = True
+        cls,
+        model: Champion,
+        shards: Shards,
+        cutoff: int,
+        seed: int,
+        standing: bool,
+        alone: bool = True,
+        made: dict[Any, Fit] | None = None,
     ) -> "Refit":
         """What is fitted across several shards is fitted here; what only stands in for the recipe stays as it is.
 
-        alone: False where the fits are not for all the series that are learned from.
+        alone: False where the fits are not for all the series that are learned from. made: fits across the series at
+        this cutoff by what they are of, to be used again, and added to: the versions of a fleet mostly share recipes.
         """
         own = members(model.recipes[model.name], model.name)
         fits = model.shared if isinstance(model, ShardedForecast) else model.fits
         kept = {n: fits[n] for n, r in model.recipes.items() if is_shared(r) and n not in own}
         anew = {n: r for n, r in model.recipes.items() if n not in kept}
         # With a single shard it is fitted there, beside the recipes of the series instead of before them.
-        here = len(shards) > 1 or not alone
-        shared = learn_shared(anew, shards, [cutoff], seed, model.feature_names)[0] if here else {}
-        return cls(model, kept | {name: found[-1] for name, found in shared.items()}, cutoff, seed, standing)
+        if len(shards) == 1 and alone:
+            return cls(model, kept, cutoff, seed, standing)
+        made = {} if made is None else made
+        about = (seed, tuple(model.feature_names))
+        asked = {n: (repr(sorted(r.parameters().items())), *about) for n, r in anew.items() if is_shared(r)}
+        new = {n: anew[n] for n, fit in asked.items() if fit not in made}
+        for name, found in learn_shared(new, shards, [cutoff], seed, model.feature_names)[0].items():
+            made[asked[name]] = found[-1]
+        return cls(model, kept | {name: made[fit] for name, fit in asked.items()}, cutoff, seed, standing)
 
     def tasks(self, shards: Shards) -> Iterator[tuple["Refit", Shard]]:
         """One for each shard."""

@@ -29,7 +29,7 @@ from lakehouse_assets.ml.definition import (
     SearchResult,
     Trial,
 )
-from lakehouse_assets.ml.estimators import Blend, SeasonalNaive
+from lakehouse_assets.ml.estimators import Blend, Fit, SeasonalNaive
 from lakehouse_assets.ml.fitted import FittedForecast, ShardedForecast, Spool, microseconds, moment
 from lakehouse_assets.ml.fleet import Fleet
 from lakehouse_assets.ml.ladder import RUNGS, members
@@ -388,6 +388,7 @@ class Forecast:
             return self._losses_of(champion, shards, shards.series, (start, end), fresh, seed, shadow)
         # Each version against a fresh fit of its own recipe, and that only for those whom it serves.
         versions = champion.series_by_version(shards.series)
+        made: dict[Any, Fit] = {}
         return pl.concat(
             self._losses_of(
                 champion.models[version],
@@ -397,6 +398,7 @@ class Forecast:
                 fresh.models[version] if isinstance(fresh, Fleet) else fresh,
                 seed,
                 shadow,
+                made,
             )
             for version, served in versions.items()
         )
@@ -410,6 +412,7 @@ class Forecast:
         fresh: Champion,
         seed: int | None,
         shadow: bool,
+        made: dict[Any, Fit] | None = None,
     ) -> pl.DataFrame:
         """The losses of a version for the series that it serves; what learns across series learns from all of them."""
         start, end = map(microseconds, week)
@@ -417,7 +420,7 @@ class Forecast:
         seed = champion.seed if seed is None else seed
         mine = shards if len(served) == len(shards.series) else shards.of_series(served)
         if fresh is None and shadow:
-            refit = Refit.plan(champion, shards, start, seed, standing=False, alone=mine is shards)
+            refit = Refit.plan(champion, shards, start, seed, standing=False, alone=mine is shards, made=made)
         else:
             refit = Refit(champion, {}, start, seed, standing=False)
         tasks = ((r, fresh and fresh.only(shard.series), shard, days) for r, shard in refit.tasks(mine))

@@ -2,6 +2,7 @@
 
 import pickle
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -113,6 +114,38 @@ def test_each_series_meets_its_own_version_from_when_that_was_trained(models: di
     assert losses.select((pl.col("champion_own") == (pl.col("origin") >= trained)).all()).item()
     own = losses.filter("champion_own").group_by("series_id").agg(pl.col("fold").n_unique()).sort("series_id")
     assert own["fold"].to_list() == [3, 2, 2]
+
+
+def test_versions_of_one_recipe_share_the_fresh_fit_across_series(
+    frame: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    learn = Boosting.fit_samples
+
+    def counted(self: Boosting, *arguments: Any) -> Any:
+        made.append(self.iterations)
+        return learn(self, *arguments)
+
+    def versions(*iterations: int) -> dict[int, Any]:
+        found = [
+            KIND.backtest(KIND.dataset(frame), {"boosting": Boosting(iterations=n)}, cutoff=CUTOFF).fitted["boosting"]
+            for n in iterations
+        ]
+        return dict(enumerate(found, start=1))
+
+    def losses(models: dict[int, Any], assignment: dict[str, int]) -> pl.DataFrame:
+        made.clear()
+        fleet = KIND.compose(models, assignment, 1)
+        return KIND.window_losses(fleet, KIND.dataset(frame), WEEK, WEEK + timedelta(days=7)).sort("series_id")
+
+    models = versions(5, 5, 7)
+    monkeypatch.setattr(Boosting, "fit_samples", counted)
+    alone = losses({1: models[1]}, {})
+    assert losses({1: models[1], 2: models[2]}, {"S1": 2}).equals(alone)
+    assert made == [5]
+    other = losses({1: models[1], 2: models[3]}, {"S1": 2})
+    assert made == [5, 7]
+    assert other.filter(series_id="S1")["fresh_loss"].item() != alone.filter(series_id="S1")["fresh_loss"].item()
 
 
 def test_where_some_are_trained_nothing_learns_across_series(frame: pl.DataFrame) -> None:
