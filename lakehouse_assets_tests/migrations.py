@@ -1,4 +1,4 @@
-"""Dagster's migrations, read once a process: it loads ninety scripts for every new database of runs or events."""
+"""Migrations of Dagster and MLflow, read once a process: they load some ninety scripts for every database."""
 
 from typing import Any
 
@@ -20,10 +20,12 @@ def read_once() -> None:
     ScriptDirectory.from_config = staticmethod(from_config)  # type: ignore[method-assign, assignment]
 
 
-def read_dagsters() -> None:
-    """Read them now, for all processes that are forked later."""
+def read_all() -> None:
+    """Read them now, MLflow's too, for all processes that are forked later."""
     from dagster._core.storage.event_log.sqlite.sqlite_event_log import __file__ as beside
     from dagster._core.storage.sql import get_alembic_config
+    from mlflow.store.db.utils import _get_latest_schema_revision
 
     read_once()
     ScriptDirectory.from_config(get_alembic_config(beside)).get_current_head()
+    _get_latest_schema_revision()

@@ -382,7 +382,7 @@ def test_both_levels_agree_whatever_is_done(fleet: FleetRegistry, tmp_path: Path
     run_state_machine_as_test(
         Hands,
         settings=settings(
-            max_examples=5,
+            max_examples=3,
             stateful_step_count=8,
             deadline=None,
             database=None,

@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lakehouse_assets_tests.migrations import read_dagsters
+from lakehouse_assets_tests.migrations import read_all
 
 SLOW_IMPORTS = (
     "dagster",
@@ -111,7 +111,7 @@ class Commands:
 def _serve() -> None:
     for name in SLOW_IMPORTS:
         import_module(name)
-    read_dagsters()
+    read_all()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

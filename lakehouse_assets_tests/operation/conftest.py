@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import polars as pl
@@ -120,7 +121,8 @@ def assert_nothing_lost(landed: pl.DataFrame, silver: pl.DataFrame, quarantine: 
 
 
 @pytest.fixture
-def house(tmp_path: Path, lakehouse: Commands) -> House:
-    """A home with a simulated world that nothing has been done with."""
+def house(tmp_path: Path, lakehouse: Commands, migrated_store: Path) -> House:
+    """A home with a simulated world that nothing has been done with, and a prepared store."""
+    copy(migrated_store, tmp_path / "mlflow.db")
     simulate(tmp_path / "world", start=START, end=END, series=2, seed=7)
     return House(tmp_path, lakehouse)

@@ -4,6 +4,7 @@ import json
 import re
 from datetime import date
 from pathlib import Path
+from shutil import copy
 
 import polars as pl
 import pytest
@@ -118,11 +119,13 @@ def test_what_is_not_declared_is_left_out(tmp_path: Path, lakehouse: Commands) -
     assert "Traceback" not in ended.err
 
 
-def test_telco(tmp_path: Path, lakehouse: Commands) -> None:
+def test_telco(tmp_path: Path, lakehouse: Commands, migrated_store: Path) -> None:
     data = get_settings().data
     if not (data / "ibm_telco_customer_churn.parquet").exists():
         pytest.skip(f"ibm_telco_customer_churn.parquet is not in {data} (LAKEHOUSE_DATA)")
     home = tmp_path / "home"
+    home.mkdir()
+    copy(migrated_store, home / "mlflow.db")
     # Every tenth customer: the whole file is trained on by the command of the README, not here.
     whole = pl.read_parquet(data / "ibm_telco_customer_churn.parquet")
     (tmp_path / "data").mkdir()

@@ -16,7 +16,6 @@ KILLS = (
     Kill(line="silver_demand$", delay=0.05),
     Kill(call=f"{TABLE}.overwrite", table="silver/demand"),
     Kill(call=f"{TABLE}.overwrite", table="gold/demand_hourly"),
-    Kill(line="gold/demand_daily$", delay=0.01),
     Kill(line="features/demand$", delay=0.05),
     Kill(call=f"{TABLE}.overwrite", table="features/demand"),
     Kill(line="models/demand_forecast: backtest of", delay=0.05),
@@ -26,7 +25,6 @@ KILLS = (
     Kill(call=f"{TABLE}.merge", table="predictions/demand_forecast"),
     Kill(call=f"{TABLE}.merge", table="monitoring/demand_forecast_errors"),
     Kill(call=f"{TABLE}.overwrite", table="monitoring/demand_forecast_profile"),
-    Kill(line="monitoring/demand_forecast_drift$", delay=0.01),
 )
 FIRST, LATER = "2024-05-06", "2024-05-15"
 

@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import date
 from functools import partial
 from pathlib import Path
-from shutil import copy2, copytree
+from shutil import copy, copy2, copytree
 from types import ModuleType
 
 import dagster as dg
@@ -47,10 +47,12 @@ def named(definitions: dg.Definitions, name: str) -> set[str]:
 
 
 def test_a_written_model_is_in_the_commands_and_in_mlflow_and_goes_with_its_file(
-    tmp_path: Path, lakehouse: Commands
+    tmp_path: Path, lakehouse: Commands, migrated_store: Path
 ) -> None:
     """A copy of the package with another model of customers than its own, and customers of a year."""
     code, home, world = tmp_path / "code", tmp_path / "home", tmp_path / "world"
+    home.mkdir()
+    copy(migrated_store, home / "mlflow.db")
     copied = copytree(PACKAGE, code / PACKAGE.name)
     copy2(PACKAGE.parent / "dagster.yaml", copied)
     (copied / "models" / "customer_churn.py").unlink()

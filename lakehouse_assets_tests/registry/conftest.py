@@ -31,6 +31,7 @@ def processes() -> Any:
             "lakehouse_assets.lifecycle.build",
             "lakehouse_assets_tests.lifecycle.daemons",
             "lakehouse_assets_tests.lifecycle.fleets",
+            "lakehouse_assets_tests.registry.forked",
             "lakehouse_assets_tests.registry.killed",
             "matplotlib.pyplot",
             "mlflow.pyfunc",
