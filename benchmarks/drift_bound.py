@@ -14,6 +14,7 @@ Each is asked for the lowest threshold at which no more than so many of 1,000 qu
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from drift_data import EIA, PJM, real
@@ -89,10 +90,10 @@ def labelled(some: Sequence[Fleet]) -> tuple[Array, Array, Array]:
     return np.concatenate(x), np.concatenate(y), np.concatenate(group)
 
 
-def said(model: object, fleet: Fleet) -> Array:
+def said(model: Any, fleet: Fleet) -> Array:
     """(S, W) probabilities."""
     x = seen(fleet)
-    return model.predict_proba(x.reshape(-1, x.shape[2]))[:, 1].reshape(x.shape[:2])  # type: ignore[attr-defined]
+    return model.predict_proba(x.reshape(-1, x.shape[2]))[:, 1].reshape(x.shape[:2])
 
 
 def unseen(some: Sequence[Fleet]) -> list[Array]:

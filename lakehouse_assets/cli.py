@@ -282,13 +282,13 @@ def retrain(
     from lakehouse_assets.operation.errors import RunFailed
     from lakehouse_assets.operation.execution import progress_bar
     from lakehouse_assets.operation.fleet import list_models as read
-    from lakehouse_assets.operation.fleet import not_trained, training_of
+    from lakehouse_assets.operation.fleet import training_of, why_not_trained
 
     with _operator(settings) as operator:
         with progress_bar(out, "lakehouse retrain") as (report, _):
             operator.report = report
             result = operator.run(**training_of(name, series or ()))
-        if why := not_trained(result, name):
+        if why := why_not_trained(result, name):
             raise RunFailed(f"{name} was not trained: {why}", result.run_id)
         last = read(*_stores(settings), [name])[name]["last_decision"]
     out.print(f"{name}: version {last['version']}: {last['reason']}")

@@ -56,7 +56,7 @@ def training_of(model: str, series: Sequence[str]) -> dict[str, Any]:
     return {"job": names.retrain_job, "tags": tags, "run_config": config}
 
 
-def not_trained(result: dg.ExecuteInProcessResult, model: str) -> str | None:
+def why_not_trained(result: dg.ExecuteInProcessResult, model: str) -> str | None:
     """Why a run that was to train a model did not; None where it did."""
     for event in result.all_events:
         if event.event_type is dg.DagsterEventType.ASSET_OBSERVATION:
